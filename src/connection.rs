@@ -1,0 +1,216 @@
+//! What a handler holds: one open connection.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    sync::{Arc, Mutex},
+    task::Poll,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    auth::Identity,
+    close::{CloseReason, is_sendable},
+    frame::{Form, Message, Opcode, Publication, Utf8Bytes, push_frame},
+    hub::Hub,
+    member::{Member, UserTaken},
+    peer::{ConnectionId, Peer, Push},
+    session::{Io, lock},
+};
+
+/// One open connection, as its handler sees it.
+///
+/// When the handler returns, the connection is closed: with 1000, or with 1011 if the handler
+/// failed or panicked. A handler may wait for anything else meanwhile: what is queued is written,
+/// pings are sent and the closing handshake is done whether it is in [`recv`](Self::recv) or not.
+/// Only reading waits for it, and with it the peer, by TCP's own means.
+pub struct Connection {
+    io: Arc<Mutex<Io>>,
+    hub: Hub,
+    id: ConnectionId,
+    identity: Arc<Identity>,
+    /// The place in the hub that the opening handshake took, if the route asks for one.
+    member: Option<Member>,
+}
+
+/// The connection is closed or about to be; [`Connection::close_reason`] says why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the connection is closed")]
+pub struct Closed;
+
+impl Connection {
+    pub(crate) fn new(
+        io: Arc<Mutex<Io>>,
+        hub: Hub,
+        identity: Arc<Identity>,
+        member: Option<Member>,
+    ) -> Self {
+        let id = lock(&io).registration().peer.id;
+        Self { io, hub, id, identity, member }
+    }
+
+    /// The next message, or `None` once the connection is closed or about to be.
+    ///
+    /// Pings are answered and pongs are taken in on the way. Cancel safe: a call that is dropped
+    /// has lost nothing.
+    pub async fn recv(&mut self) -> Option<Message> {
+        poll_fn(|cx| lock(&self.io).poll_recv(cx)).await
+    }
+
+    /// A message that has come already, if there is one: `None` says that [`recv`](Self::recv)
+    /// would have to look at the socket. Lets a handler do something once for a whole batch.
+    pub fn try_recv(&mut self) -> Option<Message> {
+        lock(&self.io).try_recv()
+    }
+
+    /// Queues a message; it is written when the handler waits next. Waits itself only while more
+    /// than 64 KiB of earlier messages are unwritten. Cancel safe: a call that is dropped while it
+    /// waits has queued nothing.
+    ///
+    /// # Errors
+    /// [`Closed`] once the connection is closed or about to be.
+    pub async fn send(&mut self, message: impl Into<Message>) -> Result<(), Closed> {
+        let mut message = Some(message.into());
+        poll_fn(|cx| {
+            let mut io = lock(&self.io);
+            let room = io.poll_room(cx).map_err(|()| Closed);
+            if room == Poll::Ready(Ok(()))
+                && let Some(message) = message.take()
+            {
+                io.wire().push_message(message);
+            }
+            room
+        })
+        .await
+    }
+
+    /// [`send`](Self::send) for text.
+    ///
+    /// # Errors
+    /// [`Closed`] once the connection is closed or about to be.
+    pub async fn send_text(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), Closed> {
+        self.send(Message::Text(text.into())).await
+    }
+
+    /// [`send`](Self::send) for bytes.
+    ///
+    /// # Errors
+    /// [`Closed`] once the connection is closed or about to be.
+    pub async fn send_binary(&mut self, bytes: impl Into<Bytes>) -> Result<(), Closed> {
+        self.send(Message::Binary(bytes.into())).await
+    }
+
+    /// Queues text that is at hand as bytes, without a copy of its own.
+    pub(crate) async fn send_encoded(&mut self, text: &str) -> Result<(), Closed> {
+        poll_fn(|cx| {
+            let mut io = lock(&self.io);
+            let room = io.poll_room(cx).map_err(|()| Closed);
+            if room == Poll::Ready(Ok(())) {
+                io.wire().push_with(|own| push_frame(own, Opcode::Text, text.as_bytes()));
+            }
+            room
+        })
+        .await
+    }
+
+    /// Begins the closing handshake behind everything that is queued. Does nothing if it has
+    /// begun already.
+    ///
+    /// # Panics
+    /// If `code` is one that may not be sent: anything but 1000 to 1003, 1007 to 1014 and 3000 to
+    /// 4999 (RFC 6455 section 7.4). A reason is cut to 123 bytes.
+    pub fn close(&mut self, code: u16, reason: impl Into<String>) {
+        assert!(is_sendable(code), "close code {code} may not be sent");
+        self.end(CloseReason::Local { code, reason: reason.into() });
+    }
+
+    pub(crate) fn end(&mut self, reason: CloseReason) {
+        lock(&self.io).begin_close(reason);
+    }
+
+    /// Why the connection is closed or about to be; `None` while it is open.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        lock(&self.io).reason().cloned()
+    }
+
+    /// Starts a task of its own that ends with the connection at the latest: it is aborted when
+    /// the connection begins to close. To send its result back, move a [`Sender`] into it. A panic
+    /// in it ends it and nothing else.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        lock(&self.io).spawn(task);
+    }
+
+    /// A handle that queues messages for this connection from anywhere.
+    #[must_use]
+    pub fn sender(&self) -> Sender {
+        let peer = Arc::clone(&lock(&self.io).registration().peer);
+        Sender { hub: self.hub.clone(), peer }
+    }
+
+    /// Makes this connection a member of a hub, under this name if one is given. It leaves when
+    /// the [`Member`] is dropped.
+    ///
+    /// # Errors
+    /// [`UserTaken`] if the user is connected and `same_user` is `Reject`.
+    ///
+    /// # Panics
+    /// If the hub belongs to another server.
+    pub fn join(&self, hub: &Hub, user: Option<&str>) -> Result<Member, UserTaken> {
+        assert!(hub.is_beside(&self.hub), "the hub belongs to another server");
+        let peer = Arc::clone(&lock(&self.io).registration().peer);
+        Member::join(hub.clone(), &peer, user.map(Into::into))
+    }
+
+    /// The member that the opening handshake made of this connection.
+    pub(crate) fn take_member(&mut self) -> Option<Member> {
+        self.member.take()
+    }
+
+    /// This connection's name.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Who the guard said this is; anonymous without a guard.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Queues messages for one connection from anywhere. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    hub: Hub,
+    peer: Arc<Peer>,
+}
+
+impl Sender {
+    /// Queues a message. The connection's byte budget holds here too: past it the connection is
+    /// closed with 1013.
+    ///
+    /// # Errors
+    /// [`Closed`] once the connection is closed, or if this message was too much for it.
+    pub fn send(&self, message: impl Into<Message>) -> Result<(), Closed> {
+        let delivery = message.into().encode(Form::Bare);
+        match self.hub.push(&self.peer, &delivery) {
+            Push::Queued => Ok(()),
+            Push::Gone | Push::PastBudget => Err(Closed),
+        }
+    }
+
+    /// The connection's name.
+    #[must_use]
+    pub fn id(&self) -> ConnectionId {
+        self.peer.id
+    }
+}

@@ -1,0 +1,215 @@
+//! `/ws/{user_id}` and `/client/hubs/{hub}`: the JSON protocol.
+
+use crate::{
+    ack::AckIds,
+    auth::{Identity, Rejection, Request},
+    close::CloseReason,
+    connection::{Closed, Connection},
+    frame::{Form, Message},
+    handler::Seat,
+    hub::{Sent, Target},
+    member::{JoinError, Member},
+    peer::ConnectionId,
+    protocol::{self, Action, Batch, ClientFrame, ErrorName, Payload, Source},
+    route::Params,
+};
+
+/// Messages to the same receivers are queued together up to this many bytes.
+const MAX_BATCH: usize = 64 << 10;
+
+/// The seat of `/ws/{user_id}`: the named user of the default hub.
+pub(super) fn named_seat(
+    request: &Request,
+    _: &Identity,
+    _: Option<&str>,
+) -> Result<Seat, Rejection> {
+    let user = &request.params()["user_id"];
+    if user.len() > 128 || user.chars().any(char::is_control) {
+        let rule = "user_id must be 1 to 128 bytes without control characters";
+        return Err(Rejection::new(400, rule));
+    }
+    Ok(Seat { hub: "default".into(), user: Some(user.into()), form: Form::Envelope })
+}
+
+/// The seat of `/client/hubs/{hub}`: whoever the guard says, in that hub.
+pub(super) fn client_seat(
+    request: &Request,
+    identity: &Identity,
+    subprotocol: Option<&str>,
+) -> Result<Seat, Rejection> {
+    let hub = &request.params()["hub"];
+    let mut bytes = hub.bytes();
+    let letter = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic());
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_`,.[]".contains(&byte);
+    if !letter || hub.len() > 128 || !bytes.all(fits) {
+        return Err(Rejection::new(400, "hub must match [A-Za-z][A-Za-z0-9_`,.[]]{0,127}"));
+    }
+    let form = if subprotocol.is_some() { Form::Envelope } else { Form::Bare };
+    Ok(Seat { hub: hub.into(), user: identity.shared_user_id(), form })
+}
+
+/// Runs one connection, in the form that its seat has.
+pub(super) async fn serve(mut connection: Connection, _: Params) {
+    let Some(member) = connection.take_member() else {
+        return;
+    };
+    match member.form() {
+        Form::Bare => simple(connection, &member).await,
+        // To be closed is what both come to; the reason is with the connection.
+        Form::Envelope => drop(json(connection, &member).await),
+    }
+}
+
+/// A simple client: what it sends is for the event handler, and there is none.
+async fn simple(mut connection: Connection, member: &Member) {
+    while connection.recv().await.is_some() {
+        member.hub().metrics().unheard.add(1);
+    }
+}
+
+async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed> {
+    let hello = protocol::connected(&connection.id().to_string(), member.user());
+    connection.send_encoded(&hello).await?;
+    let mut speaker = Speaker { member, ack_ids: AckIds::default(), outbox: None };
+    loop {
+        let message = if let Some(message) = connection.try_recv() {
+            message
+        } else {
+            speaker.publish();
+            connection.recv().await.ok_or(Closed)?
+        };
+        let Message::Text(text) = message else {
+            let reason = "this endpoint takes text frames only";
+            connection.end(CloseReason::Unsupported(reason));
+            return Err(Closed);
+        };
+        if let Some(reply) = speaker.answer(&text) {
+            connection.send_encoded(&reply).await?;
+        }
+    }
+}
+
+/// What one client says, and what it is told of it.
+struct Speaker<'a> {
+    member: &'a Member,
+    ack_ids: AckIds,
+    /// Messages that are accepted and not queued yet: all to the same receivers.
+    outbox: Option<Outbox>,
+}
+
+struct Outbox {
+    target: Receivers,
+    exclude: Option<ConnectionId>,
+    batch: Batch,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Receivers {
+    All,
+    Group(String),
+    Users(Vec<String>),
+}
+
+/// Nothing that was accepted is lost, however the connection ends.
+impl Drop for Speaker<'_> {
+    fn drop(&mut self) {
+        self.publish();
+    }
+}
+
+type Failure = (ErrorName, String);
+
+impl Speaker<'_> {
+    /// Carries out one frame; returns what the client is told.
+    fn answer(&mut self, text: &str) -> Option<String> {
+        let frame = match ClientFrame::parse(text) {
+            Ok(frame) => frame,
+            Err(bad) => {
+                return Some(protocol::failure(bad.ack_id, ErrorName::BadRequest, &bad.message));
+            }
+        };
+        let ack_id = frame.ack_id;
+        if ack_id.is_some_and(|id| !self.ack_ids.insert(id)) {
+            let message = "this ackId was used before";
+            return Some(protocol::failure(ack_id, ErrorName::Duplicate, message));
+        }
+        if matches!(frame.action, Action::Ping) {
+            return Some(protocol::PONG.to_owned());
+        }
+        match self.carry_out(frame.action, ack_id.is_some()) {
+            Ok(()) => ack_id.map(protocol::ack),
+            Err((name, message)) => Some(protocol::failure(ack_id, name, &message)),
+        }
+    }
+
+    fn carry_out(&mut self, action: Action<'_>, asks: bool) -> Result<(), Failure> {
+        match action {
+            Action::JoinGroup(group) => {
+                // What was said before must not reach whoever joins after it.
+                self.publish();
+                self.member.join_group(&group).map_err(|error| match error {
+                    JoinError::TooMany(_) => (ErrorName::TooManyRequests, error.to_string()),
+                    JoinError::Closed => (ErrorName::BadRequest, error.to_string()),
+                })?;
+            }
+            Action::LeaveGroup(group) => {
+                self.publish();
+                self.member.leave_group(&group);
+            }
+            Action::SendToGroup { group, no_echo, payload } => {
+                let source = Source::Group(&group);
+                self.post(&Receivers::Group(group.to_string()), no_echo, source, payload);
+            }
+            Action::SendToAll { no_echo, payload } => {
+                self.post(&Receivers::All, no_echo, Source::All, payload);
+            }
+            Action::SendToUsers { users, payload } => {
+                self.post(&Receivers::Users(users), false, Source::User, payload);
+                if asks && self.publish().recipients == 0 {
+                    return Err((ErrorName::NotFound, "no such user is connected".to_owned()));
+                }
+            }
+            Action::Event => {
+                return Err((ErrorName::NotFound, "there is no event handler".to_owned()));
+            }
+            Action::SequenceAck | Action::Ping => {}
+        }
+        Ok(())
+    }
+
+    /// Accepts a message. It is queued with those that follow it to the same receivers.
+    fn post(
+        &mut self,
+        target: &Receivers,
+        no_echo: bool,
+        source: Source<'_>,
+        payload: Payload<'_>,
+    ) {
+        let exclude = no_echo.then(|| self.member.connection_id());
+        let fits = |outbox: &Outbox| {
+            outbox.target == *target && outbox.exclude == exclude && outbox.batch.len() < MAX_BATCH
+        };
+        if !self.outbox.as_ref().is_some_and(fits) {
+            self.publish();
+        }
+        let outbox = self.outbox.get_or_insert_with(|| Outbox {
+            target: target.clone(),
+            exclude,
+            batch: Batch::default(),
+        });
+        outbox.batch.push(source, self.member.user(), payload);
+    }
+
+    /// Queues what was accepted.
+    fn publish(&mut self) -> Sent {
+        let Some(mut outbox) = self.outbox.take() else {
+            return Sent::default();
+        };
+        let target = match &outbox.target {
+            Receivers::All => Target::All,
+            Receivers::Group(group) => Target::Group(group),
+            Receivers::Users(users) => Target::Users(users),
+        };
+        self.member.hub().publish(target, outbox.exclude, &mut outbox.batch)
+    }
+}

@@ -1,0 +1,460 @@
+//! Who is connected, who they are, and which groups they are in.
+//!
+//! One lock over plain maps of unbounded senders. Nothing here is async, nothing is awaited and no
+//! I/O is done under the lock: to deliver a message is to push a reference to its wire bytes into
+//! the queue of each receiver. The hub knows neither sockets nor backplanes.
+
+use std::{
+    cmp::Reverse,
+    collections::HashMap,
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::{
+    close::CloseReason,
+    config::{Config, SameUser},
+    frame::{Delivery, Form, Message, Publication},
+    metrics::Metrics,
+    peer::{Budget, ConnectionId, Peer, Push},
+};
+
+/// Every connection, user and group of this process. Cheap to clone; every clone is the same hub.
+///
+/// ```
+/// let hub = hubnerite::Hub::default();
+/// assert_eq!(hub.send_to_user("alice", "hello").recipients, 0);
+/// ```
+#[derive(Clone)]
+pub struct Hub {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) name: Arc<str>,
+}
+
+/// What came of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Connections that it was queued for.
+    pub recipients: usize,
+    /// Connections that were closed because of it: their queue was past its budget.
+    pub evicted: usize,
+}
+
+/// How many entries there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Open connections of the process, members of a hub or not.
+    pub connections: usize,
+    /// Hubs with at least one member.
+    pub hubs: usize,
+    /// Members of this hub.
+    pub members: usize,
+    /// Users of this hub with at least one connection.
+    pub users: usize,
+    /// Groups of this hub with at least one member.
+    pub groups: usize,
+    /// Bytes that wait for all connections of the process.
+    pub queued_bytes: usize,
+}
+
+/// Who a message is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target<'a> {
+    All,
+    Group(&'a str),
+    User(&'a str),
+    /// Each named once, or its connections get the message twice.
+    Users(&'a [String]),
+}
+
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    budget: Budget,
+    pub(crate) max_groups: usize,
+    pub(crate) same_user: SameUser,
+    metrics: Metrics,
+}
+
+/// What the one lock guards.
+#[derive(Default)]
+pub(crate) struct State {
+    connections: HashMap<ConnectionId, Entry>,
+    hubs: HashMap<Arc<str>, Members>,
+}
+
+/// One connection, and where it has to be taken out of.
+struct Entry {
+    peer: Arc<Peer>,
+    membership: Option<Membership>,
+}
+
+pub(crate) struct Membership {
+    hub: Arc<str>,
+    user: Option<Arc<str>>,
+    pub(crate) groups: Vec<Arc<str>>,
+}
+
+/// The members of one hub.
+#[derive(Default)]
+pub(crate) struct Members {
+    all: HashMap<ConnectionId, Arc<Peer>>,
+    pub(crate) users: HashMap<Arc<str>, Vec<Arc<Peer>>>,
+    pub(crate) groups: HashMap<Arc<str>, HashMap<ConnectionId, Arc<Peer>>>,
+}
+
+impl Hub {
+    /// A hub with the limits of `config`. [`Server::hub`](crate::Server::hub) has made one.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let shared = Shared {
+            state: Mutex::default(),
+            budget: Budget::new(config.max_backlog, config.max_total_backlog),
+            max_groups: config.max_groups,
+            same_user: config.same_user,
+            metrics: Metrics::default(),
+        };
+        Self { shared: Arc::new(shared), name: "default".into() }
+    }
+
+    /// The hub of that name beside this one: the same process and budgets, users and groups of
+    /// its own. It exists while it has members; naming one costs nothing.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        Self { shared: Arc::clone(&self.shared), name: name.into() }
+    }
+
+    /// The name of this hub: `default` unless it comes from [`Hub::named`].
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Queues a message for every connection of a user.
+    pub fn send_to_user(&self, user: &str, message: impl Into<Message>) -> Sent {
+        self.publish(Target::User(user), None, &mut message.into())
+    }
+
+    /// Queues a message for every member of a group. All its members see one order.
+    pub fn send_to_group(&self, group: &str, message: impl Into<Message>) -> Sent {
+        self.publish(Target::Group(group), None, &mut message.into())
+    }
+
+    /// Queues a message for every member of this hub.
+    pub fn send_to_all(&self, message: impl Into<Message>) -> Sent {
+        self.publish(Target::All, None, &mut message.into())
+    }
+
+    /// Asks a connection to close once it has written what is queued for it. `false` if there is
+    /// no such connection.
+    #[allow(clippy::must_use_candidate, reason = "it is called for what it does")]
+    pub fn close_connection(&self, id: ConnectionId, reason: CloseReason) -> bool {
+        let state = self.shared.lock();
+        state.connections.get(&id).inspect(|entry| entry.peer.close(reason)).is_some()
+    }
+
+    /// How many entries there are now.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let state = self.shared.lock();
+        let here = state.hubs.get(&self.name);
+        Counts {
+            connections: state.connections.len(),
+            hubs: state.hubs.len(),
+            members: here.map_or(0, |here| here.all.len()),
+            users: here.map_or(0, |here| here.users.len()),
+            groups: here.map_or(0, |here| here.groups.len()),
+            queued_bytes: self.shared.budget.queued(),
+        }
+    }
+
+    /// The counters of this process.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Whether both are hubs of one process.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Queues a delivery for one connection, member or not.
+    pub(crate) fn push(&self, peer: &Arc<Peer>, delivery: &Delivery) -> Push {
+        let weight = delivery.weight();
+        let push = peer.push(delivery, weight, &self.shared.budget);
+        match push {
+            Push::Queued => self.shared.budget.add(weight),
+            Push::PastBudget => {
+                self.shared.evict(&mut self.shared.lock(), peer, CloseReason::SlowReader);
+            }
+            Push::Gone => {}
+        }
+        push
+    }
+
+    /// Makes the queue of a new connection and enters it in the list of all connections.
+    pub(crate) fn register(&self, form: Form) -> (Registration, UnboundedReceiver<Delivery>) {
+        let (sender, queue) = unbounded_channel();
+        let peer = Peer::new(form, sender);
+        let entry = Entry { peer: Arc::clone(&peer), membership: None };
+        self.shared.lock().connections.insert(peer.id, entry);
+        (Registration { shared: Arc::clone(&self.shared), peer }, queue)
+    }
+
+    /// Asks every connection of the process to close, each with a reason of its own.
+    pub(crate) fn close_all(&self, mut reason: impl FnMut() -> CloseReason) {
+        self.shared.lock().connections.values().for_each(|entry| entry.peer.close(reason()));
+    }
+
+    /// Encodes a publication once for each form that some receiver wants, and queues it for all
+    /// of them in one hold of the lock: that is what gives a group its one order.
+    pub(crate) fn publish(
+        &self,
+        target: Target<'_>,
+        exclude: Option<ConnectionId>,
+        publication: &mut impl Publication,
+    ) -> Sent {
+        let mut state = self.shared.lock();
+        let mut fan_out = FanOut::new(publication, &self.shared.budget, exclude);
+        if let Some(here) = state.hubs.get(&self.name) {
+            here.receivers(target, |peer| fan_out.push(peer));
+        }
+        let (sent, slow) = fan_out.finish();
+        for peer in slow {
+            self.shared.evict(&mut state, &peer, CloseReason::SlowReader);
+        }
+        self.shared.relieve(&mut state);
+        if sent.recipients == 0 {
+            self.shared.metrics.unheard.add(1);
+        }
+        sent
+    }
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self::new(&Config::default())
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Survives a panic under the lock: every change of the maps is one call of theirs.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a connection out of its hub and asks its task to close at once.
+    fn evict(&self, state: &mut State, peer: &Peer, reason: CloseReason) {
+        let text = reason.text();
+        if peer.evict(reason) {
+            self.metrics.evicted.add(1);
+            log::warn!(
+                "connection {} is closed with {} bytes queued: {text}",
+                peer.id,
+                peer.queued()
+            );
+        }
+        state.leave(peer.id);
+    }
+
+    /// Evicts the largest queues until the process is within its budget.
+    fn relieve(&self, state: &mut State) {
+        let mut excess = self.budget.excess();
+        if excess == 0 {
+            return;
+        }
+        let peers = state.connections.values().map(|entry| Arc::clone(&entry.peer));
+        let mut peers: Vec<_> = peers.map(|peer| (peer.queued(), peer)).collect();
+        peers.sort_unstable_by_key(|(queued, _)| Reverse(*queued));
+        for (queued, peer) in peers {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(queued);
+            self.evict(state, &peer, CloseReason::Overloaded);
+        }
+    }
+}
+
+impl State {
+    /// A hub, if it has members.
+    pub(crate) fn members(&self, hub: &str) -> Option<&Members> {
+        self.hubs.get(hub)
+    }
+
+    /// A connection's membership and its hub, while it is a member.
+    pub(crate) fn membership(
+        &mut self,
+        id: ConnectionId,
+    ) -> Option<(&mut Membership, &mut Members)> {
+        let membership = self.connections.get_mut(&id)?.membership.as_mut()?;
+        let here = self.hubs.get_mut(&membership.hub)?;
+        Some((membership, here))
+    }
+
+    /// Makes a registered connection a member.
+    pub(crate) fn enter(&mut self, hub: &Arc<str>, peer: &Arc<Peer>, user: Option<Arc<str>>) {
+        let Some(entry) = self.connections.get_mut(&peer.id) else {
+            return;
+        };
+        let here = self.hubs.entry(Arc::clone(hub)).or_default();
+        here.all.insert(peer.id, Arc::clone(peer));
+        if let Some(user) = &user {
+            let peers = here.users.entry(Arc::clone(user)).or_insert_with(|| Vec::with_capacity(1));
+            peers.push(Arc::clone(peer));
+        }
+        entry.membership = Some(Membership { hub: Arc::clone(hub), user, groups: Vec::new() });
+    }
+
+    /// Takes a connection out of its hub, its user and its groups; empty ones go with it.
+    pub(crate) fn leave(&mut self, id: ConnectionId) {
+        let Some(entry) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let Some(membership) = entry.membership.take() else {
+            return;
+        };
+        let Some(here) = self.hubs.get_mut(&membership.hub) else {
+            return;
+        };
+        here.all.remove(&id);
+        if let Some(user) = membership.user {
+            here.leave_user(&user, id);
+        }
+        for group in membership.groups {
+            here.leave_group(&group, id);
+        }
+        if here.all.is_empty() {
+            self.hubs.remove(&membership.hub);
+        } else {
+            shrink(&mut here.all);
+            shrink(&mut here.users);
+            shrink(&mut here.groups);
+        }
+    }
+}
+
+impl Members {
+    fn receivers(&self, target: Target<'_>, mut each: impl FnMut(&Arc<Peer>)) {
+        let mut users = |user: &str| self.users.get(user).into_iter().flatten().for_each(&mut each);
+        match target {
+            Target::User(user) => users(user),
+            Target::Users(list) => list.iter().for_each(|user| users(user)),
+            Target::All => self.all.values().for_each(each),
+            Target::Group(group) => {
+                self.groups.get(group).into_iter().flat_map(HashMap::values).for_each(each);
+            }
+        }
+    }
+
+    fn leave_user(&mut self, user: &str, id: ConnectionId) {
+        let Some(peers) = self.users.get_mut(user) else {
+            return;
+        };
+        peers.retain(|peer| peer.id != id);
+        if peers.is_empty() {
+            self.users.remove(user);
+        }
+    }
+
+    pub(crate) fn leave_group(&mut self, group: &str, id: ConnectionId) {
+        let Some(peers) = self.groups.get_mut(group) else {
+            return;
+        };
+        peers.remove(&id);
+        shrink(peers);
+        if peers.is_empty() {
+            self.groups.remove(group);
+        }
+    }
+}
+
+/// Maps keep their room when entries go; after a crowd has left, give it back. A quarter full
+/// leaves half of what remains free, so that this happens once per halving.
+fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    const SMALL: usize = 64;
+    if map.capacity() > SMALL && map.len() < map.capacity() / 4 {
+        map.shrink_to(map.len() * 2);
+    }
+}
+
+/// One publication on its way into many queues.
+struct FanOut<'a, P> {
+    publication: &'a mut P,
+    budget: &'a Budget,
+    exclude: Option<ConnectionId>,
+    encoded: [Option<(Delivery, usize)>; 2],
+    queued: usize,
+    sent: Sent,
+    slow: Vec<Arc<Peer>>,
+}
+
+impl<'a, P: Publication> FanOut<'a, P> {
+    fn new(publication: &'a mut P, budget: &'a Budget, exclude: Option<ConnectionId>) -> Self {
+        let (encoded, slow) = ([None, None], Vec::new());
+        Self { publication, budget, exclude, encoded, queued: 0, sent: Sent::default(), slow }
+    }
+
+    fn push(&mut self, peer: &Arc<Peer>) {
+        if self.exclude == Some(peer.id) {
+            return;
+        }
+        let (delivery, weight) = self.encoded[peer.form as usize].get_or_insert_with(|| {
+            let delivery = self.publication.encode(peer.form);
+            let weight = delivery.weight();
+            (delivery, weight)
+        });
+        match peer.push(delivery, *weight, self.budget) {
+            Push::Queued => {
+                self.queued += *weight;
+                self.sent.recipients += 1;
+            }
+            Push::Gone => {}
+            Push::PastBudget => {
+                self.sent.evicted += 1;
+                self.slow.push(Arc::clone(peer));
+            }
+        }
+    }
+
+    fn finish(self) -> (Sent, Vec<Arc<Peer>>) {
+        self.budget.add(self.queued);
+        (self.sent, self.slow)
+    }
+}
+
+/// A connection's place in the list of all of them. Dropped, it takes the connection out, and
+/// out of its hub if it is still there.
+pub(crate) struct Registration {
+    shared: Arc<Shared>,
+    pub(crate) peer: Arc<Peer>,
+}
+
+impl Registration {
+    /// Gives back what a delivery counted against the budgets.
+    pub(crate) fn release(&self, weight: usize) {
+        self.peer.release(weight, &self.shared.budget);
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.leave(self.peer.id);
+        state.connections.remove(&self.peer.id);
+        shrink(&mut state.connections);
+    }
+}

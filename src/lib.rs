@@ -1,0 +1,90 @@
+//! A WebSocket hub: endpoints by path, named users, groups and broadcast.
+//!
+//! ```no_run
+//! use hubnerite::{Connection, Hub, Message, Params, Server};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::new();
+//! let hub = server.hub();
+//! let chat = move |mut connection: Connection, params: Params| {
+//!     let hub = hub.clone();
+//!     async move {
+//!         let Ok(_member) = connection.join(&hub, Some(&params["user_id"])) else { return };
+//!         while let Some(message) = connection.recv().await {
+//!             hub.send_to_all(message);
+//!         }
+//!     }
+//! };
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
+//! server.route("/ws/{user_id}", chat).run(listener, std::future::pending()).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A handler is an `async fn(Connection, Params)`. A guard, an `async fn(&Request) ->
+//! Result<Identity, Rejection>`, decides before the socket opens. [`Hub`] reaches users, groups and
+//! everybody from any task.
+//!
+//! # Reading order
+//!
+//! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `peer`, `hub`, `member`. How it
+//! travels: `socket`, `output`, `watch`, `wire`, `session`, `connection`. How it begins: `route`,
+//! `head`, `auth`, `handler`, `answer`, `handshake`. What holds it together: `config`, `metrics`,
+//! `listener`, `server`, and last `endpoint`, what the daemon serves.
+//!
+//! # Invariants
+//!
+//! - The hub has no `async fn` and does no I/O; nothing is awaited under its lock.
+//! - One task per connection, which waits in one place.
+//! - A message to many is encoded once and its wire bytes are shared by reference count.
+//! - tungstenite judges everything that comes in; what goes out passes through one queue of whole
+//!   frames, so a control frame never stands inside a data frame.
+//! - The queues are unbounded, the bytes in them are not.
+//! - Nothing waits on the network without a deadline.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail"))]
+
+mod ack;
+mod answer;
+mod auth;
+mod bucket;
+mod close;
+mod config;
+mod connection;
+mod endpoint;
+mod error;
+mod frame;
+mod handler;
+mod handshake;
+mod head;
+mod hub;
+mod listener;
+mod member;
+mod metrics;
+mod output;
+mod peer;
+mod protocol;
+mod route;
+mod server;
+mod session;
+mod socket;
+mod watch;
+mod wire;
+
+pub use crate::{
+    auth::{Guard, GuardFn, Identity, Rejection, Request},
+    close::{CloseReason, is_sendable},
+    config::{Config, SameUser, parse_duration, parse_size},
+    connection::{Closed, Connection, Sender},
+    error::Error,
+    frame::{Message, Utf8Bytes},
+    handler::{Handler, Outcome, Route},
+    hub::{Counts, Hub, Sent},
+    listener::{Address, Listener},
+    member::{JoinError, Member, UserTaken},
+    metrics::{Counter, Metrics},
+    peer::ConnectionId,
+    route::Params,
+    server::{Drained, Server},
+    socket::PeerAddr,
+};

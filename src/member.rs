@@ -1,0 +1,134 @@
+//! One connection's place in a hub: a user's name, and groups.
+
+use std::sync::Arc;
+
+use crate::{
+    close::CloseReason,
+    config::SameUser,
+    frame::{Form, Message},
+    hub::{Hub, Sent, Target},
+    peer::{ConnectionId, Peer},
+};
+
+/// The user is connected, and [`SameUser::Reject`] lets nobody be connected twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the user is connected already")]
+pub struct UserTaken;
+
+/// Why a group could not be joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The connection is in as many groups as it may be.
+    #[error("a connection can be in at most {0} groups")]
+    TooMany(usize),
+    /// The connection is no longer a member: it was evicted or replaced.
+    #[error("the connection is about to close")]
+    Closed,
+}
+
+/// One connection's membership of a hub. Dropped, it leaves the hub and all its groups.
+#[derive(Debug)]
+#[must_use = "dropping a member leaves the hub"]
+pub struct Member {
+    hub: Hub,
+    user: Option<Arc<str>>,
+    peer: Arc<Peer>,
+}
+
+impl Member {
+    /// Makes a registered connection a member, as `same_user` allows. Leaves the hub that it was
+    /// a member of before.
+    pub(crate) fn join(
+        hub: Hub,
+        peer: &Arc<Peer>,
+        user: Option<Arc<str>>,
+    ) -> Result<Self, UserTaken> {
+        let mut state = hub.shared.lock();
+        state.leave(peer.id);
+        let here = state.members(&hub.name).zip(user.as_ref());
+        let others = here.and_then(|(here, user)| here.users.get(user)).cloned();
+        match (hub.shared.same_user, others) {
+            (SameUser::Reject, Some(_)) => return Err(UserTaken),
+            (SameUser::Replace, Some(others)) => {
+                for other in others {
+                    other.close(CloseReason::Replaced);
+                    state.leave(other.id);
+                }
+            }
+            (SameUser::Allow, _) | (_, None) => {}
+        }
+        state.enter(&hub.name, peer, user.clone());
+        drop(state);
+        Ok(Self { hub, user, peer: Arc::clone(peer) })
+    }
+
+    /// The hub.
+    #[must_use]
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// The user, or `None` for an anonymous member.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// Joins a group; to be in it already changes nothing.
+    ///
+    /// # Errors
+    /// [`JoinError::TooMany`] at the limit of `max_groups`, [`JoinError::Closed`] once the
+    /// connection was evicted or replaced.
+    pub fn join_group(&self, group: &str) -> Result<(), JoinError> {
+        let mut state = self.hub.shared.lock();
+        let Some((membership, here)) = state.membership(self.peer.id) else {
+            return Err(JoinError::Closed);
+        };
+        if membership.groups.iter().any(|joined| **joined == *group) {
+            return Ok(());
+        }
+        let limit = self.hub.shared.max_groups;
+        if membership.groups.len() >= limit {
+            return Err(JoinError::TooMany(limit));
+        }
+        let name =
+            here.groups.get_key_value(group).map_or_else(|| group.into(), |(k, _)| Arc::clone(k));
+        here.groups
+            .entry(Arc::clone(&name))
+            .or_default()
+            .insert(self.peer.id, Arc::clone(&self.peer));
+        membership.groups.push(name);
+        Ok(())
+    }
+
+    /// Leaves a group; not to be in it changes nothing.
+    pub fn leave_group(&self, group: &str) {
+        let mut state = self.hub.shared.lock();
+        if let Some((membership, here)) = state.membership(self.peer.id) {
+            membership.groups.retain(|joined| **joined != *group);
+            here.leave_group(group, self.peer.id);
+        }
+    }
+
+    /// The connection's name.
+    #[must_use]
+    pub fn connection_id(&self) -> ConnectionId {
+        self.peer.id
+    }
+
+    pub(crate) fn form(&self) -> Form {
+        self.peer.form
+    }
+
+    /// Queues a message for every other member of a group.
+    pub fn send_to_others(&self, group: &str, message: impl Into<Message>) -> Sent {
+        self.hub.publish(Target::Group(group), Some(self.peer.id), &mut message.into())
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.hub.shared.lock().leave(self.peer.id);
+    }
+}

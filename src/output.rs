@@ -1,0 +1,238 @@
+//! What waits to be written to one socket, in order.
+//!
+//! Small frames of our own are copied side by side into one buffer, so that a batch of replies
+//! leaves in one piece. Large payloads and shared deliveries are only referred to. An idle
+//! connection has no output at all: the buffers belong to the thread and are lent.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    io::{self, IoSlice},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    frame::{Delivery, Message, push_header},
+    socket::Socket,
+};
+
+/// Payloads from this size on are referred to instead of copied: the copy would cost more than
+/// one more slice in a vectored write.
+const BY_REFERENCE: usize = 4 << 10;
+
+/// Slices in one vectored write. The kernel takes 1,024; filling the array costs time too.
+const SLICES: usize = 32;
+
+/// A lent buffer that has grown beyond this is freed instead of kept.
+const KEEP: usize = 64 << 10;
+
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    segments: VecDeque<Segment>,
+    /// The bytes of all `Segment::Own`, one behind the other.
+    own: Vec<u8>,
+    /// How much of `own` belongs to segments that are gone.
+    own_done: usize,
+    /// How much of the first segment is written.
+    written: usize,
+    /// Bytes of our own replies that wait, deliveries not counted.
+    replies: usize,
+    /// What the deliveries written since [`Output::take_released`] weighed.
+    released: usize,
+}
+
+#[derive(Debug)]
+enum Segment {
+    Own(usize),
+    Payload(Bytes),
+    Shared(Delivery),
+}
+
+impl Segment {
+    fn len(&self) -> usize {
+        match self {
+            Self::Own(length) => *length,
+            Self::Payload(payload) => payload.len(),
+            Self::Shared(delivery) => delivery.frames().len(),
+        }
+    }
+}
+
+thread_local! {
+    static LENT: RefCell<Option<Box<Output>>> = const { RefCell::new(None) };
+}
+
+impl Output {
+    /// Takes this thread's output, or a new one if another connection keeps it.
+    #[expect(clippy::unnecessary_box_returns, reason = "the box is what is lent")]
+    pub(crate) fn lend() -> Box<Self> {
+        LENT.with_borrow_mut(Option::take).unwrap_or_default()
+    }
+
+    /// Gives an empty output back to the thread.
+    pub(crate) fn give_back(mut self: Box<Self>) {
+        debug_assert!(self.is_lendable());
+        self.own.clear();
+        self.own_done = 0;
+        if self.own.capacity() <= KEEP && self.segments.capacity() <= KEEP / size_of::<Segment>() {
+            LENT.with_borrow_mut(|slot| *slot = Some(self));
+        }
+    }
+
+    /// Nothing waits, and nothing is left to be told.
+    pub(crate) fn is_lendable(&self) -> bool {
+        self.segments.is_empty() && self.released == 0
+    }
+
+    /// Bytes of our own replies that wait.
+    pub(crate) fn replies(&self) -> usize {
+        self.replies
+    }
+
+    /// What the deliveries written since the last call weighed.
+    pub(crate) fn take_released(&mut self) -> usize {
+        std::mem::take(&mut self.released)
+    }
+
+    /// Appends bytes that `write` puts into the buffer: whole frames.
+    pub(crate) fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.own.len();
+        write(&mut self.own);
+        let added = self.own.len() - before;
+        self.replies += added;
+        if let Some(Segment::Own(length)) = self.segments.back_mut() {
+            *length += added;
+        } else {
+            self.segments.push_back(Segment::Own(added));
+        }
+    }
+
+    /// Appends one message as one frame.
+    pub(crate) fn push_message(&mut self, message: Message) {
+        let opcode = message.opcode();
+        let payload = message.into_bytes();
+        if payload.len() < BY_REFERENCE {
+            self.push_with(|own| {
+                push_header(own, opcode, payload.len());
+                own.extend_from_slice(&payload);
+            });
+        } else {
+            self.push_with(|own| push_header(own, opcode, payload.len()));
+            self.replies += payload.len();
+            self.segments.push_back(Segment::Payload(payload));
+        }
+    }
+
+    /// Appends a delivery of [`Item::Frames`].
+    pub(crate) fn push_delivery(&mut self, delivery: Delivery) {
+        self.segments.push_back(Segment::Shared(delivery));
+    }
+
+    /// Throws away what is not on its way yet, but for the rest of a segment that the peer has
+    /// begun to receive: cut there, the close frame would be taken for its payload. Returns how
+    /// many deliveries were dropped.
+    pub(crate) fn drop_unsent(&mut self) -> u64 {
+        // A payload goes with the header before it, a header with its payload behind it.
+        let begun = self.written > 0 || matches!(self.segments.front(), Some(Segment::Payload(_)));
+        let own_then_payload = matches!(self.segments.front(), Some(Segment::Own(_)))
+            && matches!(self.segments.get(1), Some(Segment::Payload(_)));
+        self.drop_from(if begun { 1 + usize::from(own_then_payload) } else { 0 })
+    }
+
+    /// Throws away all segments from that index on; returns how many deliveries were dropped.
+    pub(crate) fn drop_from(&mut self, index: usize) -> u64 {
+        let mut dropped = 0;
+        for segment in self.segments.drain(index.min(self.segments.len())..) {
+            match segment {
+                Segment::Shared(delivery) => {
+                    dropped += 1;
+                    self.released += delivery.weight();
+                }
+                Segment::Own(length) => self.replies -= length,
+                Segment::Payload(payload) => self.replies -= payload.len(),
+            }
+        }
+        let kept = match self.segments.front() {
+            Some(Segment::Own(length)) => *length,
+            _ => 0,
+        };
+        self.own.truncate(self.own_done + kept);
+        dropped
+    }
+
+    /// Writes until everything is written or the socket takes no more, and says in `progress`
+    /// whether it took anything.
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &mut Socket,
+        progress: &mut bool,
+    ) -> Poll<io::Result<()>> {
+        while !self.segments.is_empty() {
+            let count = ready!(self.poll_write_some(cx, socket))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            *progress = true;
+            self.consume(count);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_some(
+        &self,
+        cx: &mut Context<'_>,
+        socket: &mut Socket,
+    ) -> Poll<io::Result<usize>> {
+        let mut own = &self.own[self.own_done..];
+        let mut skip = self.written;
+        let mut bytes = |segment| {
+            let all: &[u8] = match segment {
+                &Segment::Own(length) => {
+                    let (this, rest) = own.split_at(length);
+                    own = rest;
+                    this
+                }
+                Segment::Payload(payload) => payload,
+                Segment::Shared(delivery) => delivery.frames(),
+            };
+            &all[std::mem::take(&mut skip)..]
+        };
+        if self.segments.len() == 1 {
+            return socket.poll_write(cx, bytes(&self.segments[0]));
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut used = 0;
+        for (slice, segment) in slices.iter_mut().zip(&self.segments) {
+            *slice = IoSlice::new(bytes(segment));
+            used += 1;
+        }
+        socket.poll_write_vectored(cx, &slices[..used])
+    }
+
+    /// Forgets `count` bytes from the front.
+    fn consume(&mut self, count: usize) {
+        self.written += count;
+        while let Some(length) = self.segments.front().map(Segment::len) {
+            if self.written < length {
+                break;
+            }
+            self.written -= length;
+            match self.segments.pop_front() {
+                Some(Segment::Own(length)) => {
+                    self.own_done += length;
+                    self.replies -= length;
+                }
+                Some(Segment::Payload(payload)) => self.replies -= payload.len(),
+                Some(Segment::Shared(delivery)) => self.released += delivery.weight(),
+                None => {}
+            }
+        }
+        if self.own_done == self.own.len() {
+            self.own.clear();
+            self.own_done = 0;
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! How one connection is reached from outside its task: its queue, and what may wait in it.
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::{
+    close::CloseReason,
+    frame::{Delivery, Form, Item},
+};
+
+/// One connection of one process. Its text form names the process too.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Relaxed))
+    }
+}
+
+/// 32 hexadecimal digits: 16 drawn at random by this process, 16 of this connection.
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        static PROCESS: OnceLock<u64> = OnceLock::new();
+        let process = PROCESS.get_or_init(|| RandomState::new().hash_one(0));
+        write!(f, "{process:016x}{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// How many bytes may wait, for one connection and for all of them together.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    per_connection: usize,
+    total: isize,
+    /// Signed: a receiver may be done with a message before its publisher has counted it.
+    queued: AtomicIsize,
+}
+
+impl Budget {
+    pub(crate) fn new(per_connection: usize, total: usize) -> Self {
+        let total = isize::try_from(total).unwrap_or(isize::MAX);
+        Self { per_connection, total, queued: AtomicIsize::new(0) }
+    }
+
+    /// Bytes that wait for all connections.
+    pub(crate) fn queued(&self) -> usize {
+        usize::try_from(self.queued.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// How many bytes too many wait.
+    pub(crate) fn excess(&self) -> usize {
+        usize::try_from(self.queued.load(Relaxed) - self.total).unwrap_or(0)
+    }
+
+    /// Counts what [`Peer::push`] has queued; one call for a whole fan-out.
+    pub(crate) fn add(&self, bytes: usize) {
+        self.queued.fetch_add(bytes.cast_signed(), Relaxed);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.queued.fetch_sub(bytes.cast_signed(), Relaxed);
+    }
+}
+
+/// The sending end of one connection's queue.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: ConnectionId,
+    pub(crate) form: Form,
+    sender: UnboundedSender<Delivery>,
+    queued: AtomicUsize,
+    evicted: AtomicBool,
+}
+
+/// What came of one push.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Push {
+    Queued,
+    /// The connection has ended or is about to.
+    Gone,
+    /// Its reader is too slow: it has to be evicted.
+    PastBudget,
+}
+
+impl Peer {
+    pub(crate) fn new(form: Form, sender: UnboundedSender<Delivery>) -> Arc<Self> {
+        let id = ConnectionId::next();
+        Arc::new(Self { id, form, sender, queued: 0.into(), evicted: false.into() })
+    }
+
+    /// Bytes that wait for this connection.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued.load(Relaxed)
+    }
+
+    /// Queues one reference. The budget asks what waited before, so that one message larger than
+    /// the budget still reaches a reader who keeps up.
+    pub(crate) fn push(&self, delivery: &Delivery, weight: usize, budget: &Budget) -> Push {
+        let before = self.queued.fetch_add(weight, Relaxed);
+        let push = if self.evicted.load(Relaxed) {
+            Push::Gone
+        } else if before > budget.per_connection {
+            Push::PastBudget
+        } else if self.sender.send(Arc::clone(delivery)).is_err() {
+            Push::Gone
+        } else {
+            return Push::Queued;
+        };
+        self.queued.fetch_sub(weight, Relaxed);
+        push
+    }
+
+    /// Gives back what a delivery counted, once it is written or thrown away.
+    pub(crate) fn release(&self, weight: usize, budget: &Budget) {
+        self.queued.fetch_sub(weight, Relaxed);
+        budget.release(weight);
+    }
+
+    /// Asks the connection's task to close. It finds the request behind what was queued before.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        // An error says that nobody listens any more: it is closed already.
+        let _ = self.sender.send(Arc::new(Item::Close(reason)));
+    }
+
+    /// Like [`Peer::close`], at most once, and nothing is queued after it. `false` if it was
+    /// evicted before.
+    pub(crate) fn evict(&self, reason: CloseReason) -> bool {
+        let first = !self.evicted.swap(true, Relaxed);
+        if first {
+            self.close(reason);
+        }
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+
+    fn frames(length: usize) -> (Delivery, usize) {
+        let delivery = Arc::new(Item::Frames(vec![0; length]));
+        let weight = delivery.weight();
+        (delivery, weight)
+    }
+
+    #[test]
+    fn one_message_above_the_budget_reaches_a_reader_who_keeps_up() {
+        let (sender, _queue) = unbounded_channel();
+        let (peer, budget) = (Peer::new(Form::Bare, sender), Budget::new(100, 1000));
+        let (large, weight) = frames(500);
+        assert_eq!(peer.push(&large, weight, &budget), Push::Queued);
+        assert_eq!(peer.push(&large, weight, &budget), Push::PastBudget);
+        assert_eq!(peer.queued(), weight);
+        peer.release(weight, &budget);
+        assert_eq!(peer.push(&large, weight, &budget), Push::Queued);
+    }
+
+    #[test]
+    fn an_evicted_connection_is_asked_to_close_once_and_takes_nothing_more() {
+        let (sender, mut queue) = unbounded_channel();
+        let (peer, budget) = (Peer::new(Form::Bare, sender), Budget::new(100, 1000));
+        assert!(peer.evict(CloseReason::SlowReader));
+        assert!(!peer.evict(CloseReason::SlowReader));
+        let (small, weight) = frames(1);
+        assert_eq!(peer.push(&small, weight, &budget), Push::Gone);
+        assert!(matches!(*queue.try_recv().unwrap(), Item::Close(CloseReason::SlowReader)));
+        assert!(queue.try_recv().is_err());
+    }
+
+    #[test]
+    fn ids_differ_and_print_32_digits() {
+        let (one, other) = (ConnectionId::next(), ConnectionId::next());
+        assert_ne!(one, other);
+        assert_eq!(one.to_string().len(), 32);
+    }
+}

@@ -1,0 +1,426 @@
+//! The JSON protocol: one object in one text frame.
+//!
+//! `data` is carried, not parsed: it is a [`RawValue`] from the sender's frame to the receivers',
+//! so numbers, key order and white space arrive as they were sent.
+
+use std::{borrow::Cow, fmt::Write as _, sync::Arc};
+
+use data_encoding::BASE64;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::frame::{Delivery, Form, Item, Opcode, Publication, payloads, push_frame, push_header};
+
+/// Characters in a group's name.
+const MAX_GROUP: usize = 1024;
+
+/// What a client may ask for.
+#[derive(Debug)]
+pub(crate) struct ClientFrame<'a> {
+    pub(crate) ack_id: Option<u64>,
+    pub(crate) action: Action<'a>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Action<'a> {
+    JoinGroup(Cow<'a, str>),
+    LeaveGroup(Cow<'a, str>),
+    SendToGroup { group: Cow<'a, str>, no_echo: bool, payload: Payload<'a> },
+    SendToUsers { users: Vec<String>, payload: Payload<'a> },
+    SendToAll { no_echo: bool, payload: Payload<'a> },
+    Event,
+    SequenceAck,
+    Ping,
+}
+
+/// `dataType` and `data`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Payload<'a> {
+    data_type: DataType,
+    data: &'a RawValue,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DataType {
+    Json,
+    Text,
+    Binary,
+    Protobuf,
+}
+
+/// Errors by the names of the published protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorName {
+    BadRequest,
+    NotFound,
+    Duplicate,
+    TooManyRequests,
+}
+
+/// A frame that is not carried out.
+#[derive(Debug)]
+pub(crate) struct BadFrame {
+    /// The `ackId`, if one could be read: then the answer is a failed ack.
+    pub(crate) ack_id: Option<u64>,
+    pub(crate) message: String,
+}
+
+/// Every field that any frame may have. A borrowed `Cow` inside an `Option` needs a type of its
+/// own to stay borrowed.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Text<'a>,
+    ack_id: Option<u64>,
+    #[serde(borrow)]
+    group: Option<Text<'a>>,
+    #[serde(borrow)]
+    user: Option<Text<'a>>,
+    users: Option<Vec<String>>,
+    #[serde(borrow)]
+    event: Option<Text<'a>>,
+    data_type: Option<DataType>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    no_echo: Option<bool>,
+    sequence_id: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> ClientFrame<'a> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, BadFrame> {
+        let fields: Fields<'a> = serde_json::from_str(text)
+            .map_err(|error| BadFrame { ack_id: ack_id(text), message: error.to_string() })?;
+        let ack_id = fields.ack_id;
+        let action = fields.action().map_err(|message| BadFrame { ack_id, message })?;
+        Ok(Self { ack_id, action })
+    }
+}
+
+/// The `ackId` of a frame that is wrong elsewhere.
+fn ack_id(text: &str) -> Option<u64> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct AckId {
+        ack_id: u64,
+    }
+    serde_json::from_str::<AckId>(text).ok().map(|found| found.ack_id)
+}
+
+impl<'a> Fields<'a> {
+    fn action(self) -> Result<Action<'a>, String> {
+        let no_echo = self.no_echo.unwrap_or(false);
+        Ok(match &*self.kind.0 {
+            "joinGroup" => Action::JoinGroup(group(self.group)?),
+            "leaveGroup" => Action::LeaveGroup(group(self.group)?),
+            "sendToGroup" => {
+                let payload = payload(self.data_type, self.data)?;
+                Action::SendToGroup { group: group(self.group)?, no_echo, payload }
+            }
+            "sendToUser" => {
+                let payload = payload(self.data_type, self.data)?;
+                Action::SendToUsers { users: users(self.user, self.users)?, payload }
+            }
+            "sendToAll" => {
+                Action::SendToAll { no_echo, payload: payload(self.data_type, self.data)? }
+            }
+            "event" => {
+                let name = self.event.ok_or("event: is required")?;
+                if name.0.is_empty() {
+                    return Err("event: must not be empty".to_owned());
+                }
+                payload(self.data_type, self.data)?;
+                Action::Event
+            }
+            "sequenceAck" => {
+                self.sequence_id.ok_or("sequenceId: is required")?;
+                Action::SequenceAck
+            }
+            "ping" => Action::Ping,
+            _ => return Err("type: is not one that this server knows".to_owned()),
+        })
+    }
+}
+
+fn group(name: Option<Text<'_>>) -> Result<Cow<'_, str>, String> {
+    let name = name.ok_or("group: is required")?.0;
+    if name.trim().is_empty() || name.len() > MAX_GROUP && name.chars().count() > MAX_GROUP {
+        return Err(format!("group: must be 1 to {MAX_GROUP} characters, not blank"));
+    }
+    Ok(name)
+}
+
+/// Each user once, however often it is named.
+fn users(user: Option<Text<'_>>, users: Option<Vec<String>>) -> Result<Vec<String>, String> {
+    let mut names = users.unwrap_or_default();
+    names.extend(user.map(|name| name.0.into_owned()));
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() || names.iter().any(String::is_empty) {
+        return Err("user: must be a name, or users a list of names".to_owned());
+    }
+    Ok(names)
+}
+
+fn payload(data_type: Option<DataType>, data: Option<&RawValue>) -> Result<Payload<'_>, String> {
+    let payload = Payload {
+        data_type: data_type.unwrap_or(DataType::Json),
+        data: data.ok_or("data: is required")?,
+    };
+    match payload.data_type {
+        DataType::Json => {}
+        DataType::Text if data.is_some_and(is_string) => {}
+        DataType::Text => return Err("data: must be a string for dataType text".to_owned()),
+        DataType::Binary | DataType::Protobuf => {
+            decode_base64(payload.data).ok_or("data: must be base64 for this dataType")?;
+        }
+    }
+    Ok(payload)
+}
+
+fn is_string(data: &RawValue) -> bool {
+    data.get().starts_with('"')
+}
+
+fn decode_base64(data: &RawValue) -> Option<Vec<u8>> {
+    let text: Text<'_> = serde_json::from_str(data.get()).ok()?;
+    BASE64.decode(text.0.as_bytes()).ok()
+}
+
+impl DataType {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Text => "text",
+            Self::Binary => "binary",
+            Self::Protobuf => "protobuf",
+        }
+    }
+}
+
+/// Where a message comes from, as its receivers are told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source<'a> {
+    Group(&'a str),
+    User,
+    All,
+}
+
+/// Messages for the same receivers, encoded one behind the other, so that they are queued as one.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    wire: Vec<u8>,
+    text: String,
+}
+
+impl Batch {
+    pub(crate) fn push(
+        &mut self,
+        source: Source<'_>,
+        from_user: Option<&str>,
+        payload: Payload<'_>,
+    ) {
+        let text = &mut self.text;
+        text.clear();
+        text.push_str(r#"{"type":"message","from":"#);
+        match source {
+            Source::Group(group) => {
+                text.push_str(r#""group","group":"#);
+                push_string(text, group);
+            }
+            Source::User => text.push_str(r#""user""#),
+            Source::All => text.push_str(r#""all""#),
+        }
+        if let Some(user) = from_user {
+            text.push_str(r#","fromUserId":"#);
+            push_string(text, user);
+        }
+        text.extend([r#","dataType":""#, payload.data_type.name(), r#"","data":"#]);
+        let data = payload.data.get();
+        push_header(&mut self.wire, Opcode::Text, text.len() + data.len() + 1);
+        self.wire.extend_from_slice(text.as_bytes());
+        self.wire.extend_from_slice(data.as_bytes());
+        self.wire.push(b'}');
+    }
+
+    /// The bytes of all messages so far.
+    pub(crate) fn len(&self) -> usize {
+        self.wire.len()
+    }
+}
+
+impl Publication for Batch {
+    /// A simple client gets the payload alone. Few are simple, so it is taken out of the
+    /// encoded messages rather than kept beside them. The enveloped form is asked for last or
+    /// alone: it takes the bytes along.
+    fn encode(&mut self, form: Form) -> Delivery {
+        Arc::new(Item::Frames(match form {
+            Form::Envelope => self.wire.clone(),
+            Form::Bare => bare(&self.wire),
+        }))
+    }
+}
+
+fn bare(wire: &[u8]) -> Vec<u8> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Envelope<'a> {
+        data_type: DataType,
+        #[serde(borrow)]
+        data: &'a RawValue,
+    }
+    let mut out = Vec::new();
+    for payload in payloads(wire) {
+        let Ok(Envelope { data_type, data }) = serde_json::from_slice(payload) else {
+            continue;
+        };
+        match data_type {
+            DataType::Json => push_frame(&mut out, Opcode::Text, data.get().as_bytes()),
+            DataType::Text => {
+                let text = serde_json::from_str::<Text<'_>>(data.get());
+                let text = text.map(|text| text.0).unwrap_or_default();
+                push_frame(&mut out, Opcode::Text, text.as_bytes());
+            }
+            DataType::Binary | DataType::Protobuf => {
+                let bytes = decode_base64(data).unwrap_or_default();
+                push_frame(&mut out, Opcode::Binary, &bytes);
+            }
+        }
+    }
+    out
+}
+
+/// The first frame of every connection.
+pub(crate) fn connected(connection_id: &str, user: Option<&str>) -> String {
+    let mut text = String::from(r#"{"type":"system","event":"connected","#);
+    if let Some(user) = user {
+        text.push_str(r#""userId":"#);
+        push_string(&mut text, user);
+        text.push(',');
+    }
+    text.extend([r#""connectionId":""#, connection_id, r#""}"#]);
+    text
+}
+
+pub(crate) const PONG: &str = r#"{"type":"pong"}"#;
+
+pub(crate) fn ack(id: u64) -> String {
+    format!(r#"{{"type":"ack","ackId":{id},"success":true}}"#)
+}
+
+/// A failed ack, or an error where there is nothing to acknowledge.
+pub(crate) fn failure(ack_id: Option<u64>, name: ErrorName, message: &str) -> String {
+    let mut text = String::from(r#"{"type":"#);
+    // Writing to a string cannot fail.
+    let _ = match ack_id {
+        Some(id) => write!(text, r#""ack","ackId":{id},"success":false"#),
+        None => write!(text, r#""error""#),
+    };
+    let _ = write!(text, r#","error":{{"name":"{name:?}","message":"#);
+    push_string(&mut text, message);
+    text.push_str("}}");
+    text
+}
+
+/// Appends a JSON string. Names are short and plain: what needs no escape is copied as it is.
+fn push_string(text: &mut String, value: &str) {
+    if value.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        text.extend(["\"", value, "\""]);
+    } else {
+        // A string is always valid JSON.
+        text.push_str(&serde_json::to_string(value).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(frame: &str) -> (Option<u64>, String) {
+        let bad = ClientFrame::parse(frame).expect_err(frame);
+        (bad.ack_id, bad.message)
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_field_and_rule() {
+        for (frame, field) in [
+            (r#"{"type":"joinGroup"}"#, "group: is required"),
+            (r#"{"type":"joinGroup","group":" "}"#, "group: must be 1 to 1024"),
+            (r#"{"type":"sendToGroup","group":"g"}"#, "data: is required"),
+            (r#"{"type":"sendToUser","data":1}"#, "user: must be a name"),
+            (r#"{"type":"sendToUser","users":[],"data":1}"#, "user: must be a name"),
+            (r#"{"type":"sendToAll","dataType":"text","data":1}"#, "data: must be a string"),
+            (r#"{"type":"sendToAll","dataType":"binary","data":"%"}"#, "data: must be base64"),
+            (r#"{"type":"sendToAll","dataType":"xml","data":1}"#, "unknown variant"),
+            (r#"{"type":"event","data":1}"#, "event: is required"),
+            (r#"{"type":"sequenceAck"}"#, "sequenceId: is required"),
+            (r#"{"type":"nonsense"}"#, "type: is not one"),
+            ("{}", "missing field `type`"),
+            ("nonsense", "expected"),
+            ("", "EOF"),
+        ] {
+            let (ack_id, message) = error(frame);
+            assert!(message.contains(field), "{frame}: {message}");
+            assert_eq!(ack_id, None);
+        }
+    }
+
+    #[test]
+    fn an_ack_id_is_found_in_a_frame_that_is_wrong_elsewhere() {
+        assert_eq!(error(r#"{"type":"joinGroup","group":7,"ackId":1}"#).0, Some(1));
+        assert_eq!(error(r#"{"ackId":18446744073709551615}"#).0, Some(u64::MAX));
+        assert_eq!(error(r#"{"type":"joinGroup","ackId":-1}"#).0, None);
+    }
+
+    #[test]
+    fn users_are_one_or_a_list_and_each_is_meant_once() {
+        let frame = r#"{"type":"sendToUser","user":"b","users":["a","b","a"],"data":1}"#;
+        let Action::SendToUsers { users, .. } = ClientFrame::parse(frame).unwrap().action else {
+            panic!("another action")
+        };
+        assert_eq!(users, ["a", "b"]);
+    }
+
+    /// What a batch of one frame arrives as, enveloped and bare.
+    fn carried(frame: &str) -> (String, Vec<u8>) {
+        let frame = ClientFrame::parse(frame).unwrap();
+        let Action::SendToAll { payload, .. } = frame.action else { panic!("another action") };
+        let mut batch = Batch::default();
+        batch.push(Source::All, Some("u\"1"), payload);
+        let bytes = |delivery: Delivery| payloads(delivery.frames()).next().unwrap().to_vec();
+        let envelope = bytes(batch.encode(Form::Envelope));
+        (String::from_utf8(envelope).unwrap(), bytes(batch.encode(Form::Bare)))
+    }
+
+    #[test]
+    fn data_is_carried_and_not_printed_again() {
+        let data = "{\"z\": 1.0,  \"a\":12345678901234567890, \"e\":1e2}";
+        let (envelope, bare) = carried(&format!(r#"{{"type":"sendToAll","data":{data}}}"#));
+        let expected =
+            r#"{"type":"message","from":"all","fromUserId":"u\"1","dataType":"json","data":"#;
+        assert_eq!(envelope, format!("{expected}{data}}}"));
+        assert_eq!(bare, data.as_bytes());
+    }
+
+    #[test]
+    fn simple_clients_get_text_and_bytes_bare() {
+        let (_, text) = carried(r#"{"type":"sendToAll","dataType":"text","data":"a\"\u00e4"}"#);
+        assert_eq!(text, "a\"ä".as_bytes());
+        let (_, bytes) = carried(r#"{"type":"sendToAll","dataType":"binary","data":"AP8="}"#);
+        assert_eq!(bytes, [0, 255]);
+    }
+
+    #[test]
+    fn failures_are_valid_json_whatever_the_message() {
+        let text = failure(Some(3), ErrorName::BadRequest, "a \"quoted\" \n line");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["ackId"], 3);
+        assert_eq!(value["error"]["name"], "BadRequest");
+        let text = failure(None, ErrorName::NotFound, "x");
+        assert!(text.starts_with(r#"{"type":"error""#), "{text}");
+    }
+}

@@ -1,0 +1,486 @@
+//! The task of one open connection: its handler and its socket, and the one place where both wait.
+//!
+//! Each time the task is polled, the handler goes first. Once it waits, for whatever it may be,
+//! everything that it and others have queued is written in one go. So replies to a batch of
+//! messages leave in one system call, and pings, deliveries and the closing handshake go on while
+//! a handler waits for something else.
+
+use std::{
+    any::Any,
+    future::Future,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_util::future::{BoxFuture, poll_fn};
+use tokio::{
+    sync::mpsc::UnboundedReceiver,
+    task::JoinSet,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use crate::{
+    bucket::Bucket,
+    close::CloseReason,
+    config::Config,
+    frame::{Delivery, Item, Message},
+    hub::Registration,
+    peer::ConnectionId,
+    wire::{Inbound, Wire},
+};
+
+/// With more than this of its own replies unwritten, a handler waits before it reads or sends
+/// on: a peer that does not read its replies is not read from either.
+const HIGH_WATER: usize = 64 << 10;
+
+/// What is read and thrown away after our close frame, before the connection is reset.
+const MAX_DISCARDED: usize = 64 << 10;
+
+/// Later than any deadline.
+const NEVER: Duration = Duration::from_hours(24 * 365 * 10);
+
+/// A connection whose opening handshake is done.
+pub(crate) struct Opened {
+    pub(crate) io: Arc<Mutex<Io>>,
+    pub(crate) handler: HandlerFuture,
+}
+
+/// What a handler comes to. The text of an error is for the log, never for the peer.
+pub(crate) type HandlerFuture = BoxFuture<'static, Result<(), String>>;
+
+/// The state that a connection's task shares with the handle that its handler holds.
+pub(crate) struct Io {
+    wire: Wire,
+    queue: UnboundedReceiver<Delivery>,
+    registration: Registration,
+    config: Arc<Config>,
+    phase: Phase,
+    reason: Option<CloseReason>,
+    /// Where the handler waits, to read or to send.
+    handler: Option<Waker>,
+    /// Whether the handler waits for a message: only then does silence mean anything.
+    listening: bool,
+    awaiting_pong: bool,
+    keepalive_at: Instant,
+    half_read_since: Option<Instant>,
+    stalled_since: Option<Instant>,
+    closing_until: Option<Instant>,
+    timer_knows_us: bool,
+    discarded: usize,
+    control_frames: Bucket,
+    tasks: Option<Box<JoinSet<()>>>,
+}
+
+/// How far a connection has come towards its end (RFC 6455 section 7.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Our close frame is queued or sent, the peer's has not come.
+    AwaitingClose,
+    /// Nothing more will be read as frames; what is queued is being written.
+    Finishing,
+    /// All is written and our side is shut down; the peer's side is read until its end, because
+    /// to close with bytes unread would reset the connection and take our close frame with it.
+    Lingering,
+    Over,
+}
+
+/// Runs an open connection until both its closing handshake and its handler are over.
+pub(crate) async fn run(opened: Opened) -> (ConnectionId, CloseReason) {
+    let Opened { io, handler } = opened;
+    let mut timer = pin!(sleep_until(lock(&io).keepalive_at));
+    let mut handler = Some(handler);
+    poll_fn(|cx| {
+        if let Some(running) = &mut handler
+            && let Poll::Ready(end) = poll_handler(running, cx)
+        {
+            handler = None;
+            lock(&io).handler_ended(end);
+        }
+        let connection = lock(&io).poll_drive(cx, timer.as_mut());
+        if handler.is_some() { Poll::Pending } else { connection }
+    })
+    .await;
+    let io = lock(&io);
+    let reason = io.reason.clone().unwrap_or(CloseReason::Lost(io::ErrorKind::NotConnected));
+    (io.registration.peer.id, reason)
+}
+
+/// A poisoned lock is as good as any: what a panic leaves behind is a connection to be closed.
+pub(crate) fn lock(io: &Mutex<Io>) -> MutexGuard<'_, Io> {
+    io.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn poll_handler(handler: &mut HandlerFuture, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+    let polled = catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx)));
+    polled.unwrap_or_else(|panic| Poll::Ready(Err(format!("panicked: {}", panic_text(&*panic)))))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+impl Io {
+    pub(crate) fn new(
+        wire: Wire,
+        queue: UnboundedReceiver<Delivery>,
+        registration: Registration,
+        config: Arc<Config>,
+    ) -> Self {
+        Self {
+            keepalive_at: Instant::now() + keepalive_tick(&config),
+            control_frames: Bucket::new(config.control_frames_burst),
+            wire,
+            queue,
+            registration,
+            config,
+            phase: Phase::Open,
+            reason: None,
+            handler: None,
+            listening: false,
+            awaiting_pong: false,
+            half_read_since: None,
+            stalled_since: None,
+            closing_until: None,
+            timer_knows_us: false,
+            discarded: 0,
+            tasks: None,
+        }
+    }
+
+    /// The next message, or `None` once the connection is closing.
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        while self.phase == Phase::Open {
+            if self.wire.replies() > HIGH_WATER {
+                return self.wait(cx);
+            }
+            let next = self.wire.poll_next(cx, &self.config);
+            self.limit_control_frames();
+            match next {
+                Poll::Ready(Ok(Inbound::Message(message))) => {
+                    self.listening = false;
+                    return Poll::Ready(Some(message));
+                }
+                Poll::Ready(Ok(inbound)) => self.take_in(inbound),
+                Poll::Ready(Err(reason)) => self.begin_close(reason),
+                Poll::Pending => {
+                    self.listening = true;
+                    return self.wait(cx);
+                }
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// A message that has been read already.
+    pub(crate) fn try_recv(&mut self) -> Option<Message> {
+        while self.phase == Phase::Open && self.wire.replies() <= HIGH_WATER {
+            match self.wire.decode() {
+                Ok(Some(Inbound::Message(message))) => return Some(message),
+                Ok(Some(inbound)) => self.take_in(inbound),
+                Ok(None) => return None,
+                Err(reason) => self.begin_close(reason),
+            }
+        }
+        None
+    }
+
+    /// Ready when there is room for one more reply, or `Err` once the connection is closing.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        if self.phase != Phase::Open {
+            Poll::Ready(Err(()))
+        } else if self.wire.replies() > HIGH_WATER {
+            self.wait(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    pub(crate) fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
+    }
+
+    pub(crate) fn reason(&self) -> Option<&CloseReason> {
+        self.reason.as_ref()
+    }
+
+    pub(crate) fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
+    /// Starts a task that is aborted when the connection begins to close.
+    pub(crate) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        if self.phase == Phase::Open {
+            let tasks = self.tasks.get_or_insert_default();
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn(task);
+        }
+    }
+
+    fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
+        match &mut self.handler {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    fn wake_handler(&mut self) {
+        if let Some(waker) = self.handler.take() {
+            waker.wake();
+        }
+    }
+
+    fn handler_ended(&mut self, end: Result<(), String>) {
+        if let Err(error) = end {
+            self.registration.metrics().handler_failures.add(1);
+            log::error!("a handler failed: {}", error.escape_debug());
+            self.begin_close(CloseReason::HandlerFailed);
+        }
+        self.begin_close(CloseReason::Local { code: 1000, reason: String::new() });
+    }
+
+    fn take_in(&mut self, inbound: Inbound) {
+        if let Inbound::Close(frame) = inbound {
+            let frame = frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned()));
+            let (code, reason) = frame.unwrap_or((1005, String::new()));
+            self.begin_close(CloseReason::Peer { code, reason });
+        }
+    }
+
+    fn limit_control_frames(&mut self) {
+        let count = self.wire.take_control_frames();
+        let rate = self.config.control_frames_per_second;
+        let burst = self.config.control_frames_burst;
+        if count > 0 && !self.control_frames.take(count, rate, burst) {
+            self.begin_close(CloseReason::Policy("too many control frames"));
+        }
+    }
+
+    /// The connection begins to end, for this reason, unless it has begun already.
+    pub(crate) fn begin_close(&mut self, reason: CloseReason) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        self.phase = match &reason {
+            CloseReason::Lost(_) => Phase::Over,
+            // Our close frame is in the output already: nothing may follow it.
+            CloseReason::Peer { .. } => Phase::Finishing,
+            ours => {
+                self.take_queue();
+                if ours.drops_queue() {
+                    self.registration.metrics().dropped.add(self.wire.drop_unsent());
+                }
+                self.wire.close(ours.code(), &ours.text(), &self.config);
+                if ours.ends_reading() { Phase::Finishing } else { Phase::AwaitingClose }
+            }
+        };
+        self.closing_until = Some(Instant::now() + self.config.close_timeout);
+        self.reason = Some(reason);
+        self.tasks = None;
+        self.wake_handler();
+    }
+
+    /// Moves everything that is queued into the output, up to a request to close.
+    fn take_queue(&mut self) -> Option<CloseReason> {
+        while let Ok(delivery) = self.queue.try_recv() {
+            if let Some(reason) = self.take_delivery(delivery) {
+                return Some(reason);
+            }
+        }
+        None
+    }
+
+    fn take_delivery(&mut self, delivery: Delivery) -> Option<CloseReason> {
+        match &*delivery {
+            Item::Close(reason) => return Some(reason.clone()),
+            Item::Frames(_) if self.phase == Phase::Open => self.wire.push_delivery(delivery),
+            Item::Frames(_) => {
+                self.registration.release(delivery.weight());
+                self.registration.metrics().dropped.add(1);
+            }
+        }
+        None
+    }
+
+    /// Everything but the handler: deliveries, writing, deadlines, the closing handshake. Ready
+    /// when the connection is over.
+    fn poll_drive(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        loop {
+            self.poll_queue(cx);
+            let flushed = self.poll_flush(cx);
+            let moved = match self.phase {
+                Phase::Open => false,
+                Phase::AwaitingClose => self.poll_peer_close(cx),
+                Phase::Finishing => flushed && self.poll_shutdown(cx),
+                Phase::Lingering => self.poll_linger(cx),
+                Phase::Over => return Poll::Ready(()),
+            };
+            if !moved && !self.poll_timer(cx, timer.as_mut()) {
+                break;
+            }
+        }
+        self.wire.park();
+        Poll::Pending
+    }
+
+    fn poll_queue(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(delivery)) = self.queue.poll_recv(cx) {
+            if let Some(reason) = self.take_delivery(delivery) {
+                self.begin_close(reason);
+            }
+        }
+    }
+
+    /// Writes what waits; says whether nothing waits any more.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        let flushed = self.wire.poll_flush(cx, &mut progress).map_err(|error| error.kind());
+        let released = self.wire.take_released();
+        if released > 0 {
+            self.registration.release(released);
+        }
+        if progress || flushed.is_ready() {
+            self.stalled_since = None;
+        }
+        match flushed {
+            Poll::Pending if self.stalled_since.is_none() => {
+                self.stalled_since = Some(Instant::now());
+            }
+            Poll::Ready(Err(kind)) => self.lose(kind),
+            _ => {}
+        }
+        if progress && !self.listening && self.wire.replies() <= HIGH_WATER {
+            self.wake_handler();
+        }
+        flushed.is_ready()
+    }
+
+    /// The socket is of no more use.
+    fn lose(&mut self, kind: io::ErrorKind) {
+        self.begin_close(CloseReason::Lost(kind));
+        self.phase = Phase::Over;
+    }
+
+    fn poll_peer_close(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.wire.poll_next(cx, &self.config) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(Inbound::Message(message))) => self.discard(message.as_bytes().len()),
+            Poll::Ready(Ok(Inbound::Control)) => self.discard(1),
+            Poll::Ready(Err(CloseReason::Lost(_))) => self.phase = Phase::Over,
+            Poll::Ready(Ok(Inbound::Close(_)) | Err(_)) => self.phase = Phase::Finishing,
+        }
+        true
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> bool {
+        let shutdown = self.wire.poll_shutdown(cx);
+        match shutdown {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
+            Poll::Ready(Err(_)) => self.phase = Phase::Over,
+        }
+        shutdown.is_ready()
+    }
+
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> bool {
+        let read = self.wire.poll_discard(cx);
+        match read {
+            Poll::Pending => {}
+            Poll::Ready(Ok(count @ 1..)) => self.discard(count),
+            Poll::Ready(Ok(0) | Err(_)) => self.phase = Phase::Over,
+        }
+        read.is_ready()
+    }
+
+    fn discard(&mut self, count: usize) {
+        self.discarded += count;
+        if self.discarded > MAX_DISCARDED {
+            self.wire.reset_on_close();
+            self.phase = Phase::Over;
+        }
+    }
+
+    /// Sees to it that the task wakes up at the next deadline; says whether one has passed.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> bool {
+        let half_read = self.listening && self.wire.is_mid_message();
+        if half_read != self.half_read_since.is_some() {
+            self.half_read_since = half_read.then(Instant::now);
+        }
+        let passed = timer.is_elapsed();
+        if passed {
+            self.act(Instant::now());
+        }
+        let deadline = self.deadline();
+        // A deadline that moved away is left for the timer to find out.
+        if passed || deadline < timer.deadline() {
+            timer.as_mut().reset(deadline);
+            self.timer_knows_us = false;
+        }
+        if !self.timer_knows_us {
+            self.timer_knows_us = timer.poll(cx).is_pending();
+        }
+        passed || !self.timer_knows_us
+    }
+
+    fn deadline(&self) -> Instant {
+        let after = |since: Option<Instant>, wait| since.map(|since| since + wait);
+        let half_read = after(self.half_read_since, self.config.message_timeout);
+        let stalled = after(self.stalled_since, self.config.send_timeout);
+        let first = half_read.into_iter().chain(stalled).fold(self.keepalive_at, Instant::min);
+        self.closing_until.unwrap_or(first)
+    }
+
+    /// Does what is due.
+    fn act(&mut self, now: Instant) {
+        let due = |since: Option<Instant>, wait| since.is_some_and(|since| since + wait <= now);
+        if self.closing_until.is_some() {
+            if due(self.closing_until, Duration::ZERO) {
+                self.wire.reset_on_close();
+                self.phase = Phase::Over;
+            }
+        } else if due(self.half_read_since, self.config.message_timeout) {
+            self.begin_close(CloseReason::Policy("the message took too long"));
+        } else if due(self.stalled_since, self.config.send_timeout) {
+            self.begin_close(CloseReason::SlowReader);
+        } else if self.keepalive_at <= now {
+            self.keep_alive(now);
+        }
+    }
+
+    fn keep_alive(&mut self, now: Instant) {
+        let alive = self.wire.take_heard() || !self.listening;
+        if alive || !self.awaiting_pong {
+            self.awaiting_pong = !alive;
+        } else {
+            return self.begin_close(CloseReason::PingTimeout);
+        }
+        self.keepalive_at = now + keepalive_tick(&self.config);
+        if self.awaiting_pong {
+            self.wire.ping();
+            self.keepalive_at = now + self.config.ping_timeout;
+        }
+    }
+}
+
+/// Twice in a `ping_interval` it is looked whether anything came: a connection that was silent
+/// all that time is pinged, one that was not costs nothing and is not asked for the time.
+fn keepalive_tick(config: &Config) -> Duration {
+    if config.ping_interval.is_zero() { NEVER } else { config.ping_interval / 2 }
+}
+
+/// What nobody will write any more is given back to the budgets.
+impl Drop for Io {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.take_queue();
+        self.registration.metrics().dropped.add(self.wire.drop_all());
+        let released = self.wire.take_released();
+        self.registration.release(released);
+    }
+}

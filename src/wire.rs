@@ -1,0 +1,389 @@
+//! The byte stream under tungstenite.
+//!
+//! tungstenite reads and judges what comes in and answers pings and closes; it works on bytes
+//! that we hand it and never sees the socket. Reading goes through one large buffer per thread,
+//! and the protocol object itself is lent by the thread as well: between messages there is
+//! nothing in it worth keeping, so an idle connection owns neither.
+
+use std::{
+    cell::RefCell,
+    io::{self, Read, Write},
+    mem,
+    task::{Context, Poll, ready},
+};
+
+use tokio_tungstenite::tungstenite::{
+    self, Utf8Bytes,
+    error::ProtocolError,
+    protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext},
+};
+
+use crate::{
+    close::CloseReason,
+    config::Config,
+    frame::{Delivery, Message},
+    output::Output,
+    socket::Socket,
+    watch::{FrameWatch, Violation},
+};
+
+/// What one read of a socket may bring. Large messages cost few system calls this way.
+const SCRATCH: usize = 64 << 10;
+
+/// What tungstenite allocates for reading, and takes from us at a time. It clears as much before
+/// each take, so more would cost small messages, less would cost large ones.
+const CHUNK: usize = 1 << 10;
+
+/// A protocol object that has read a frame larger than this is not lent again: tungstenite never
+/// gives its buffer back.
+const KEEP: u64 = 64 << 10;
+
+/// One socket after its opening handshake.
+pub(crate) struct Wire {
+    socket: Socket,
+    /// Present while read bytes wait to be decoded, a message is half read, or the connection
+    /// is closing.
+    input: Option<Box<Input>>,
+    /// Present while something waits to be written.
+    output: Option<Box<Output>>,
+    heard: bool,
+}
+
+/// What came in.
+#[derive(Debug)]
+pub(crate) enum Inbound {
+    Message(Message),
+    /// A ping, which is answered already, or a pong.
+    Control,
+    /// The peer's close frame, which is answered already.
+    Close(Option<CloseFrame>),
+}
+
+struct Input {
+    protocol: WebSocketContext,
+    watch: FrameWatch,
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+thread_local! {
+    static INPUT: RefCell<Option<Box<Input>>> = const { RefCell::new(None) };
+    static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Wire {
+    /// `early` is what came behind the request head.
+    pub(crate) fn new(socket: Socket, early: Vec<u8>, config: &Config) -> Self {
+        let input = (!early.is_empty()).then(|| {
+            let mut input = Input::lend(config);
+            (input.start, input.end, input.bytes) = (0, early.len(), early);
+            input
+        });
+        Self { socket, input, output: None, heard: false }
+    }
+
+    /// The next thing that the peer sent. Cancel safe: what was read stays here.
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        config: &Config,
+    ) -> Poll<Result<Inbound, CloseReason>> {
+        loop {
+            if let Some(inbound) = self.decode().transpose() {
+                return Poll::Ready(inbound);
+            }
+            let mut bytes = take_scratch();
+            let read = self.socket.poll_read(cx, &mut bytes);
+            let Poll::Ready(Ok(count @ 1..)) = read else {
+                give_scratch(bytes);
+                ready!(read).map_err(|error| CloseReason::Lost(error.kind()))?;
+                return Poll::Ready(Err(CloseReason::Lost(io::ErrorKind::UnexpectedEof)));
+            };
+            self.heard = true;
+            let input = self.input.get_or_insert_with(|| Input::lend(config));
+            (input.bytes, input.start, input.end) = (bytes, 0, count);
+        }
+    }
+
+    /// The next thing in what was read already; `None` when more has to be read.
+    pub(crate) fn decode(&mut self) -> Result<Option<Inbound>, CloseReason> {
+        let Some(input) = &mut self.input else {
+            return Ok(None);
+        };
+        let (protocol, mut pipe) = input.split(&mut self.output);
+        let read = protocol.read(&mut pipe);
+        let violation = input.watch.take_violation();
+        input.give_scratch_if_drained();
+        if let Some(violation) = violation {
+            return Err(violation.into());
+        }
+        let message = match read {
+            Ok(message) => message,
+            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(None);
+            }
+            Err(error) => return Err(reason_of(error)),
+        };
+        Ok(Some(match message {
+            tungstenite::Message::Text(text) => Inbound::Message(Message::Text(text)),
+            tungstenite::Message::Binary(bytes) => Inbound::Message(Message::Binary(bytes)),
+            tungstenite::Message::Close(frame) => {
+                self.answer_close();
+                Inbound::Close(frame)
+            }
+            // A raw frame is only ever sent, never received.
+            tungstenite::Message::Ping(_)
+            | tungstenite::Message::Pong(_)
+            | tungstenite::Message::Frame(_) => Inbound::Control,
+        }))
+    }
+
+    /// Puts tungstenite's answer to a close frame into the output.
+    fn answer_close(&mut self) {
+        if let Some(input) = &mut self.input {
+            let (protocol, mut pipe) = input.split(&mut self.output);
+            // It says `ConnectionClosed` once the answer is written, as it should.
+            let _ = protocol.flush(&mut pipe);
+        }
+    }
+
+    /// Puts our close frame behind what waits; nothing can be sent after it.
+    pub(crate) fn close(&mut self, code: u16, text: &str, config: &Config) {
+        let input = self.input.get_or_insert_with(|| Input::lend(config));
+        let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from(text) };
+        let (protocol, mut pipe) = input.split(&mut self.output);
+        // It cannot fail: the pipe takes everything, and a second close is ignored.
+        let _ = protocol.close(&mut pipe, Some(frame));
+    }
+
+    /// Puts a ping behind what waits.
+    pub(crate) fn ping(&mut self) {
+        const EMPTY_PING: [u8; 2] = [0x89, 0];
+        self.push_with(|own| own.extend_from_slice(&EMPTY_PING));
+    }
+
+    /// Puts a message behind what waits.
+    pub(crate) fn push_message(&mut self, message: Message) {
+        self.output().push_message(message);
+    }
+
+    /// Puts frames that `write` encodes behind what waits.
+    pub(crate) fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.output().push_with(write);
+    }
+
+    /// Puts a delivery behind what waits.
+    pub(crate) fn push_delivery(&mut self, delivery: Delivery) {
+        self.output().push_delivery(delivery);
+    }
+
+    /// Throws away what is not on its way yet; returns how many deliveries that were.
+    pub(crate) fn drop_unsent(&mut self) -> u64 {
+        self.output.as_mut().map_or(0, |output| output.drop_unsent())
+    }
+
+    /// Throws away everything; returns how many deliveries that were.
+    pub(crate) fn drop_all(&mut self) -> u64 {
+        self.output.as_mut().map_or(0, |output| output.drop_from(0))
+    }
+
+    /// Bytes of our own replies that wait to be written.
+    pub(crate) fn replies(&self) -> usize {
+        self.output.as_ref().map_or(0, |output| output.replies())
+    }
+
+    /// What the deliveries written or dropped since the last call weighed.
+    pub(crate) fn take_released(&mut self) -> usize {
+        self.output.as_mut().map_or(0, |output| output.take_released())
+    }
+
+    /// Writes what waits. `progress` says whether the peer took any of it.
+    pub(crate) fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &mut bool,
+    ) -> Poll<io::Result<()>> {
+        let Some(output) = &mut self.output else {
+            return Poll::Ready(Ok(()));
+        };
+        output.poll_write(cx, &mut self.socket, progress)
+    }
+
+    /// Gives back what belongs to the thread, before the task waits. What cannot be given back
+    /// is cut to the size of what it holds.
+    pub(crate) fn park(&mut self) {
+        if let Some(output) = self.output.take_if(|output| output.is_lendable()) {
+            output.give_back();
+        }
+        if let Some(input) = &mut self.input {
+            input.keep_only_the_rest();
+        }
+        if let Some(input) = self.input.take_if(|input| input.is_between_messages()) {
+            input.give_back();
+        }
+    }
+
+    /// Whether a message has begun and not ended.
+    pub(crate) fn is_mid_message(&self) -> bool {
+        self.input.as_ref().is_some_and(|input| !input.watch.is_between_messages())
+    }
+
+    /// Whether any byte came since the last call.
+    pub(crate) fn take_heard(&mut self) -> bool {
+        mem::take(&mut self.heard)
+    }
+
+    /// Control frames that came since the last call.
+    pub(crate) fn take_control_frames(&mut self) -> u32 {
+        self.input.as_mut().map_or(0, |input| input.watch.take_control_frames())
+    }
+
+    /// Reads and forgets, until the peer closes its side. Returns how much it was.
+    pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut bytes = take_scratch();
+        let read = self.socket.poll_read(cx, &mut bytes);
+        give_scratch(bytes);
+        read
+    }
+
+    /// Says that nothing more will be written.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_shutdown(cx)
+    }
+
+    /// See [`Socket::reset_on_close`].
+    pub(crate) fn reset_on_close(&self) {
+        self.socket.reset_on_close();
+    }
+
+    fn output(&mut self) -> &mut Output {
+        self.output.get_or_insert_with(Output::lend)
+    }
+}
+
+impl Input {
+    /// Takes this thread's protocol object, or a new one if another connection keeps it.
+    fn lend(config: &Config) -> Box<Self> {
+        let limit = Some(config.max_message_size);
+        let lent = INPUT.with_borrow_mut(Option::take);
+        let lent = lent.filter(|input| input.protocol.get_config().max_message_size == limit);
+        let mut input = lent.unwrap_or_else(|| {
+            let settings = WebSocketConfig::default()
+                .read_buffer_size(CHUNK)
+                .write_buffer_size(0)
+                .max_message_size(limit)
+                .max_frame_size(limit);
+            let protocol = WebSocketContext::new(Role::Server, Some(settings));
+            let (watch, bytes) = (FrameWatch::default(), Vec::new());
+            Box::new(Self { protocol, watch, bytes, start: 0, end: 0 })
+        });
+        input.watch = FrameWatch::new(config.max_fragments);
+        input
+    }
+
+    fn give_back(self: Box<Self>) {
+        if self.watch.largest() <= KEEP {
+            INPUT.with_borrow_mut(|slot| *slot = Some(self));
+        }
+    }
+
+    /// Nothing in it that another connection must not get.
+    fn is_between_messages(&self) -> bool {
+        self.start == self.end && self.watch.is_between_messages() && self.protocol.can_write()
+    }
+
+    fn split<'a>(
+        &'a mut self,
+        output: &'a mut Option<Box<Output>>,
+    ) -> (&'a mut WebSocketContext, Pipe<'a>) {
+        let unread = &self.bytes[self.start..self.end];
+        (
+            &mut self.protocol,
+            Pipe { unread, start: &mut self.start, watch: &mut self.watch, output },
+        )
+    }
+
+    fn give_scratch_if_drained(&mut self) {
+        if self.start == self.end && self.bytes.len() == SCRATCH {
+            give_scratch(mem::take(&mut self.bytes));
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// The scratch buffer goes back to the thread even if the handler has not come to all of it.
+    fn keep_only_the_rest(&mut self) {
+        if self.bytes.len() == SCRATCH {
+            let rest = self.bytes[self.start..self.end].to_vec();
+            (self.start, self.end) = (0, rest.len());
+            give_scratch(mem::replace(&mut self.bytes, rest));
+        }
+    }
+}
+
+fn take_scratch() -> Vec<u8> {
+    let mut bytes = BYTES.take();
+    if bytes.is_empty() {
+        bytes = vec![0; SCRATCH];
+    }
+    bytes
+}
+
+fn give_scratch(bytes: Vec<u8>) {
+    BYTES.set(bytes);
+}
+
+/// What tungstenite takes for its stream: it reads what was read, and writes behind what waits.
+struct Pipe<'a> {
+    unread: &'a [u8],
+    start: &'a mut usize,
+    watch: &'a mut FrameWatch,
+    output: &'a mut Option<Box<Output>>,
+}
+
+impl Read for Pipe<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.unread.read(into)?;
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        *self.start += count;
+        self.watch.advance(&into[..count]);
+        Ok(count)
+    }
+}
+
+/// Whole frames only: tungstenite hands over its buffer after each frame that it encodes.
+impl Write for Pipe<'_> {
+    fn write(&mut self, frames: &[u8]) -> io::Result<usize> {
+        let output = self.output.get_or_insert_with(Output::lend);
+        output.push_with(|own| own.extend_from_slice(frames));
+        Ok(frames.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl From<Violation> for CloseReason {
+    fn from(violation: Violation) -> Self {
+        match violation {
+            Violation::TooManyFragments => Self::Policy("too many fragments"),
+        }
+    }
+}
+
+/// What the peer is told of tungstenite's verdict (RFC 6455 section 7.4.1).
+fn reason_of(error: tungstenite::Error) -> CloseReason {
+    match error {
+        tungstenite::Error::Utf8(_) => CloseReason::InvalidUtf8,
+        tungstenite::Error::Capacity(_) => CloseReason::TooBig,
+        tungstenite::Error::Protocol(ProtocolError::ReceivedAfterClosing) => {
+            CloseReason::Lost(io::ErrorKind::ConnectionAborted)
+        }
+        tungstenite::Error::Protocol(error) => CloseReason::Protocol(error.to_string()),
+        tungstenite::Error::Io(error) => CloseReason::Lost(error.kind()),
+        other => CloseReason::Protocol(other.to_string()),
+    }
+}
