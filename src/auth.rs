@@ -1,12 +1,12 @@
 //! Guards: who asks for a connection, and whether they get one, before the socket opens.
 
-use std::{borrow::Cow, future::Future, sync::Arc};
+use std::{borrow::Cow, future::Future, net::IpAddr, sync::Arc, time::SystemTime};
 
 use futures_util::future::BoxFuture;
 use percent_encoding::percent_decode_str;
 use tokio_tungstenite::tungstenite::http;
 
-use crate::{route::Params, socket::PeerAddr};
+use crate::{origin::Verdict, rights::Rights, route::Params, socket::PeerAddr};
 
 /// The request of an opening handshake (RFC 6455 section 4.2.1), as a guard sees it.
 ///
@@ -15,6 +15,9 @@ pub struct Request {
     pub(crate) http: http::Request<()>,
     pub(crate) params: Params,
     pub(crate) peer: PeerAddr,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) origin: Verdict,
+    pub(crate) certificate_subject: Option<String>,
 }
 
 impl Request {
@@ -46,10 +49,45 @@ impl Request {
         self.http.headers().get(name)?.to_str().ok()
     }
 
-    /// Where the request comes from.
+    /// Who is at the other end of the socket: the client, or a proxy.
     #[must_use]
     pub fn peer(&self) -> PeerAddr {
         self.peer
+    }
+
+    /// The client's address: the peer's, or the one that a trusted proxy gives for it.
+    #[must_use]
+    pub fn client(&self) -> Option<IpAddr> {
+        self.client
+    }
+
+    /// Whether the request comes from a web page of an allowed origin. Without it, what a browser
+    /// sends along by itself, cookies above all, says nothing about who asked for it.
+    #[must_use]
+    pub fn is_from_allowed_origin(&self) -> bool {
+        self.origin == Verdict::Allowed
+    }
+
+    /// The subject of the client's certificate, if TLS asked for one.
+    #[must_use]
+    pub fn certificate_subject(&self) -> Option<&str> {
+        self.certificate_subject.as_deref()
+    }
+
+    /// The subprotocols that the client offers, in its order (RFC 6455 section 1.9).
+    pub fn subprotocols(&self) -> impl Iterator<Item = &str> {
+        let offers = self.http.headers().get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter();
+        let offers = offers.filter_map(|value| value.to_str().ok());
+        offers.flat_map(|value| value.split(',')).map(str::trim)
+    }
+
+    /// The token in `Sec-WebSocket-Protocol: bearer, TOKEN`: a browser's script can set no other
+    /// header.
+    #[must_use]
+    pub fn bearer_subprotocol(&self) -> Option<&str> {
+        let mut offers = self.subprotocols();
+        offers.find(|offer| *offer == BEARER)?;
+        offers.next()
     }
 }
 
@@ -59,23 +97,69 @@ impl std::fmt::Debug for Request {
     }
 }
 
-/// Who a connection belongs to.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// The subprotocol that says that the next one offered is a token.
+pub(crate) const BEARER: &str = "bearer";
+
+/// Who a connection belongs to, and what they may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     user: Option<Arc<str>>,
+    rights: Rights,
+    groups: Vec<String>,
+    expires_at: Option<SystemTime>,
 }
 
 impl Identity {
-    /// Somebody without a name.
+    /// Somebody without a name, with every right.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self::default()
+        Self { user: None, rights: Rights::everything(), groups: Vec::new(), expires_at: None }
     }
 
-    /// A named user.
+    /// A named user, with every right.
     #[must_use]
     pub fn user(name: impl Into<Arc<str>>) -> Self {
-        Self { user: Some(name.into()) }
+        Self { user: Some(name.into()), ..Self::anonymous() }
+    }
+
+    /// With these rights instead.
+    #[must_use]
+    pub fn with_rights(mut self, rights: Rights) -> Self {
+        self.rights = rights;
+        self
+    }
+
+    /// A member of these groups as soon as the connection is open, whatever the rights.
+    #[must_use]
+    pub fn with_groups(mut self, groups: Vec<String>) -> Self {
+        self.groups = groups;
+        self
+    }
+
+    /// Until then. With `close_on_expiry` the connection ends when this does.
+    #[must_use]
+    pub fn with_expiry(mut self, expires_at: Option<SystemTime>) -> Self {
+        self.expires_at = expires_at;
+        self
+    }
+
+    /// What they may do.
+    #[must_use]
+    pub fn rights(&self) -> &Rights {
+        &self.rights
+    }
+
+    /// Nobody asked for a name: there is no guard, or it lets everybody be anybody.
+    pub(crate) fn is_unnamed_by_choice(&self) -> bool {
+        self.user.is_none() && self.rights == Rights::everything()
+    }
+
+    pub(crate) fn groups(&self) -> &[String] {
+        &self.groups
+    }
+
+    pub(crate) fn expires_at(&self) -> Option<SystemTime> {
+        self.expires_at
     }
 
     /// The user's name, or `None` for an anonymous one.

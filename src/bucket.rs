@@ -1,29 +1,45 @@
 //! A token bucket: so many at once, so many a second for long.
 
+use std::sync::OnceLock;
+
 use tokio::time::Instant;
 
+/// 8 bytes, because every connection has some.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     tokens: f32,
-    filled_at: Instant,
+    filled_at: u32,
 }
 
 impl Bucket {
     /// A full bucket.
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 24 bits")]
     pub(crate) fn new(burst: u32) -> Self {
-        Self { tokens: burst as f32, filled_at: Instant::now() }
+        Self { tokens: burst as f32, filled_at: now() }
     }
 
     /// Takes `count` tokens; `false` if there were fewer.
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 24 bits")]
     pub(crate) fn take(&mut self, count: u32, per_second: u32, burst: u32) -> bool {
-        let now = Instant::now();
-        let elapsed = now.duration_since(self.filled_at).as_secs_f32();
+        let now = now();
+        let elapsed = now.wrapping_sub(self.filled_at) as f32 / 1000.0;
         self.filled_at = now;
-        self.tokens = (self.tokens + elapsed * per_second as f32).min(burst as f32) - count as f32;
+        let filled = (self.tokens + elapsed * per_second as f32).min(burst as f32);
+        self.tokens = (filled - count as f32).max(-1.0);
         self.tokens >= 0.0
     }
+
+    /// How long the bucket was left alone, in milliseconds.
+    pub(crate) fn age(&self) -> u32 {
+        now().wrapping_sub(self.filled_at)
+    }
+}
+
+/// Milliseconds of the monotonic clock. They wrap after 49 days; a difference does not mind.
+#[expect(clippy::cast_possible_truncation, reason = "wrapping is what is wanted")]
+fn now() -> u32 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_millis() as u32
 }
 
 #[cfg(test)]

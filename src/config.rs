@@ -2,6 +2,10 @@
 
 use std::{fs, num::NonZeroUsize, time::Duration};
 
+use ipnet::IpNet;
+
+use crate::origin::AllowedOrigin;
+
 /// The limits and deadlines of a [`Server`](crate::Server).
 ///
 /// ```
@@ -51,6 +55,41 @@ pub struct Config {
     pub max_headers: usize,
     /// What happens when a user who is connected connects again. Default `Allow`.
     pub same_user: SameUser,
+    /// Messages a second that one connection may send for long, and at once; past it the
+    /// connection is closed with 1008. Default 0: any number.
+    pub messages_per_second: u32,
+    /// Connections of one IPv4 address, or of one IPv6 /64; further ones are answered 429.
+    /// Default 0: any number.
+    pub max_per_ip: u32,
+    /// Opening handshakes a second of one address, and at once; further ones are answered 429.
+    /// Default 0: any number.
+    pub handshakes_per_second: u32,
+    /// Web pages that may open a socket, beside those of the server's own host. Default none.
+    pub allow_origins: Vec<AllowedOrigin>,
+    /// Names that the server answers under, with or without a port; 421 for others. Default
+    /// none: any name.
+    pub allow_hosts: Vec<String>,
+    /// Proxies whose `Forwarded`, `X-Forwarded-For` and PROXY protocol headers are believed.
+    /// Default none.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What happens to a connection when its token expires. Default `Ignore`.
+    pub expiry: Expiry,
+    /// How long a server that stops still accepts connections, while `/readyz` says 503.
+    /// Default 0 s.
+    pub drain_delay: Duration,
+    /// Over how long the clients of a server that stops are asked to come back. Default 0 s:
+    /// all at once, a millisecond apart.
+    pub drain_spread: Duration,
+}
+
+/// What happens to a connection when its token expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Expiry {
+    /// It goes on: the token was for the opening handshake.
+    #[default]
+    Ignore,
+    /// It is closed with 1008.
+    Close,
 }
 
 /// What happens when a user who is connected connects again.
@@ -86,6 +125,15 @@ impl Default for Config {
             max_head_size: 8 << 10,
             max_headers: 64,
             same_user: SameUser::Allow,
+            messages_per_second: 0,
+            max_per_ip: 0,
+            handshakes_per_second: 0,
+            allow_origins: Vec::new(),
+            allow_hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+            expiry: Expiry::Ignore,
+            drain_delay: Duration::ZERO,
+            drain_spread: Duration::ZERO,
         }
     }
 }

@@ -174,6 +174,10 @@ impl Connection {
         self.id
     }
 
+    pub(crate) fn shared_identity(&self) -> Arc<Identity> {
+        Arc::clone(&self.identity)
+    }
+
     /// Who the guard said this is; anonymous without a guard.
     #[must_use]
     pub fn identity(&self) -> &Identity {

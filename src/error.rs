@@ -1,6 +1,6 @@
 //! Why the process cannot go on. Why one connection ended is a [`CloseReason`](crate::CloseReason).
 
-use std::io;
+use std::{io, path::PathBuf};
 
 /// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,22 @@ pub enum Error {
         address: String,
         /// What the system said.
         source: io::Error,
+    },
+    /// A token key could not be used.
+    #[error("cannot use the token key {path}: {reason}")]
+    TokenKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it; never what is in it.
+        reason: String,
+    },
+    /// A certificate or its key could not be used.
+    #[error("cannot use {path} for TLS: {reason}")]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// Signals could not be listened for.
     #[error("cannot listen for signals: {0}")]

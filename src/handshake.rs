@@ -1,11 +1,15 @@
 //! The opening handshake (RFC 6455 section 4.2): read the head, route, ask the guard, answer.
 
 use std::{
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
-    time::Duration,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
 };
 
-use tokio::{sync::mpsc::UnboundedReceiver, time::timeout};
+use tokio::{
+    sync::mpsc::UnboundedReceiver,
+    time::{Instant, timeout_at},
+};
 use tokio_tungstenite::tungstenite::{
     handshake::{
         machine::TryParse,
@@ -15,15 +19,19 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use crate::{
+    address_limits::{Admitted, TooMany},
     answer::Answer,
-    auth::{Identity, Rejection, Request},
+    auth::{BEARER, Identity, Rejection, Request},
     close::CloseReason,
+    config::Expiry,
     connection::Connection,
     frame::{Delivery, Form},
     handler::{Route, Seat},
     head::{self, Head, NoHead, RequestLine, bad},
     hub::Registration,
+    listener::{Established, Incoming},
     member::Member,
+    origin::{check_host, check_origin},
     route::{Match, Params},
     server::Shared,
     session::{Io, Opened},
@@ -31,54 +39,96 @@ use crate::{
     wire::Wire,
 };
 
+/// Tokens that live longer are cut to this: far enough, and sure to fit a timer.
+const LONGEST_TOKEN: Duration = Duration::from_hours(24 * 365);
+
+/// So many handshakes may take their time at once; past it they are hurried, so that those who
+/// only hold a place make room for those who want to come in.
+const MANY_HANDSHAKES: usize = 1024;
+
+/// How long a handshake may take then.
+const HURRIED: Duration = Duration::from_secs(1);
+
 /// Performs the opening handshake; `None` if the answer was another one than 101, or none.
-pub(crate) async fn open(mut socket: Socket, peer: PeerAddr, server: &Shared) -> Option<Opened> {
+pub(crate) async fn open(
+    incoming: Incoming,
+    admitted: Option<Admitted>,
+    server: &Shared,
+) -> Option<Opened> {
+    let peer = incoming.peer;
+    let _pending = server.handshakes.enter();
+    let hurried = server.handshakes.count() > MANY_HANDSHAKES;
+    let patience = server.config.open_timeout;
+    let deadline = Instant::now() + if hurried { patience.min(HURRIED) } else { patience };
+    let established = match timeout_at(deadline, incoming.establish(&server.proxies)).await {
+        Ok(Ok(established)) => established,
+        Ok(Err(error)) => {
+            log::debug!("{peer} was lost before its request: {error}");
+            server.hub.metrics().refused.add(1);
+            return None;
+        }
+        Err(_) => return None,
+    };
+    let Established { mut socket, client, certificate_subject, refusal } = established;
+    let origin = Peer { address: peer, client, certificate_subject, admitted };
     let mut early = Vec::new();
-    let answer = {
-        let negotiation = negotiate(&mut socket, &mut early, peer, server);
-        let deadline = timeout(server.config.open_timeout, negotiation);
+    let answer = if let Some(refusal) = refusal {
+        Err(Some(refusal.into()))
+    } else {
+        let negotiation = negotiate(&mut socket, &mut early, origin, server);
         tokio::select! {
-            negotiated = deadline => negotiated.unwrap_or_else(|_| Err(Some(timed_out()))),
+            agreed = timeout_at(deadline, negotiation) => {
+                agreed.unwrap_or_else(|_| Err(Some(timed_out())))
+            }
             () = server.stopped() => Err(Some(stopping())),
         }
     };
     match answer {
-        Ok(agreed) => Some(agreed.open(socket, early, server)),
-        Err(answer) => {
-            if let Some(answer) = answer {
-                log::debug!("{peer} is answered {}", answer.status().as_u16());
-                if !answer.status().is_success() {
-                    server.hub.metrics().refused.add(1);
-                }
-                answer.send(&mut socket).await;
+        Ok(agreed) => return Some(agreed.open(socket, early, server)),
+        Err(Some(answer)) => {
+            log::debug!("{peer} is answered {}", answer.status().as_u16());
+            if !answer.status().is_success() {
+                server.hub.metrics().refused.add(1);
             }
-            None
+            answer.send(&mut socket).await;
         }
+        Err(None) => server.hub.metrics().refused.add(1),
     }
+    None
+}
+
+/// Who is at the other end.
+struct Peer {
+    address: PeerAddr,
+    client: Option<IpAddr>,
+    certificate_subject: Option<String>,
+    admitted: Option<Admitted>,
 }
 
 /// What a handshake came to, before its 101.
 struct Agreed {
     route: Arc<Route>,
     params: Params,
-    identity: Identity,
+    identity: Arc<Identity>,
     member: Option<Member>,
     registration: Registration,
     queue: UnboundedReceiver<Delivery>,
     response: Vec<u8>,
+    admitted: Option<Admitted>,
 }
 
+/// `Err(None)` if the peer was lost.
 async fn negotiate(
     socket: &mut Socket,
     early: &mut Vec<u8>,
-    peer: PeerAddr,
+    peer: Peer,
     server: &Shared,
 ) -> Result<Agreed, Option<Answer>> {
     let head = match head::read(socket, &server.config).await {
         Ok(head) => head,
         Err(NoHead::Refused(rejection)) => return Err(Some(rejection.into())),
         Err(NoHead::Lost(error)) => {
-            log::debug!("{peer} was lost before its request: {}", error.kind());
+            log::debug!("{} was lost before its request: {}", peer.address, error.kind());
             return Err(None);
         }
     };
@@ -87,7 +137,7 @@ async fn negotiate(
     agree(&bytes, peer, server).await.map_err(Some)
 }
 
-async fn agree(head: &[u8], peer: PeerAddr, server: &Shared) -> Result<Agreed, Answer> {
+async fn agree(head: &[u8], mut peer: Peer, server: &Shared) -> Result<Agreed, Answer> {
     let line = RequestLine::parse(head)?;
     let path = line.path();
     if let Some(page) = server.page(path) {
@@ -101,25 +151,47 @@ async fn agree(head: &[u8], peer: PeerAddr, server: &Shared) -> Result<Agreed, A
         return Err(bad("a malformed head").into());
     };
     check_framing(http.headers(), &http)?;
+    check_host(http.headers(), &server.config.allow_hosts)?;
     check_upgrade(http.headers())?;
-    let request = Request { http, params, peer };
-    let response = create_response(&request.http).map_err(|error| bad(&error.to_string()))?;
+    let response = create_response(&http).map_err(|error| bad(&error.to_string()))?;
+    let origin = check_origin(http.headers(), &server.config.allow_origins)?;
+    let (client, admitted) = admit(&mut peer, http.headers(), server)?;
+    let (peer, certificate_subject) = (peer.address, peer.certificate_subject);
+    let request = Request { http, params, peer, client, origin, certificate_subject };
     let identity = match route.guard.as_ref().or(server.guard.as_ref()) {
-        Some(guard) => guard.check(&request).await?,
-        None => Identity::anonymous(),
+        Some(guard) => Arc::new(guard.check(&request).await?),
+        None => Arc::clone(&server.anonymous),
     };
-    admit(request, route, identity, response, server)
+    let agreed = take_seat(request, route, identity, response, server)?;
+    Ok(Agreed { admitted, ..agreed })
+}
+
+/// Who the client is, and its permission for one connection. A trusted proxy is asked for whom it
+/// speaks; everybody else was admitted as soon as they were accepted.
+fn admit(
+    peer: &mut Peer,
+    headers: &HeaderMap,
+    server: &Shared,
+) -> Result<(Option<IpAddr>, Option<Admitted>), Answer> {
+    let address = peer.address.ip();
+    if !address.is_none_or(|address| server.proxies.contain(address)) {
+        return Ok((address, peer.admitted.take()));
+    }
+    let client = peer.client.or_else(|| server.proxies.client(headers)).or(address);
+    let admitted = client.map(|client| server.addresses.admit(client)).transpose();
+    let admitted = admitted.map_err(|TooMany| too_many_of_one())?;
+    Ok((client, admitted.flatten()))
 }
 
 /// Gives the connection its queue, and its seat in a hub, and writes the 101.
-fn admit(
+fn take_seat(
     request: Request,
     route: Arc<Route>,
-    identity: Identity,
+    identity: Arc<Identity>,
     mut response: http::Response<()>,
     server: &Shared,
 ) -> Result<Agreed, Answer> {
-    let subprotocol = select_subprotocol(request.http.headers(), &route);
+    let subprotocol = select_subprotocol(&request, &route);
     if let Some(name) = subprotocol {
         let name = header::HeaderValue::from_static(name);
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, name);
@@ -138,7 +210,9 @@ fn admit(
     // It fails only where a header value is not ASCII, and ours are.
     write_response(&mut bytes, &response).map_err(|_| Rejection::new(500, "internal error"))?;
     let params = request.params;
-    Ok(Agreed { route, params, identity, member, registration, queue, response: bytes })
+    let response = bytes;
+    let admitted = None;
+    Ok(Agreed { route, params, identity, member, registration, queue, response, admitted })
 }
 
 impl Agreed {
@@ -151,14 +225,21 @@ impl Agreed {
         let id = self.registration.peer.id;
         log::debug!("connection {id} opened");
         let mut io = Io::new(wire, self.queue, self.registration, Arc::clone(&server.config));
-        if server.draining.load(Relaxed) {
+        let closes_at =
+            self.identity.expires_at().filter(|_| server.config.expiry == Expiry::Close);
+        if let Some(at) = closes_at {
+            // A clock that is set later moves nothing: the wait is counted from now.
+            let left = at.duration_since(SystemTime::now()).unwrap_or_default();
+            io.expire_at(Instant::now() + left.min(LONGEST_TOKEN));
+        }
+        if server.has_stopped() {
             io.begin_close(CloseReason::Restart { reconnect_after: Duration::from_secs(1) });
         }
         let io = Arc::new(Mutex::new(io));
-        let identity = Arc::new(self.identity);
-        let connection =
-            Connection::new(Arc::clone(&io), server.hub.clone(), identity, self.member);
-        Opened { io, handler: self.route.handler.start(connection, self.params) }
+        let hub = server.hub.clone();
+        let connection = Connection::new(Arc::clone(&io), hub, self.identity, self.member);
+        let handler = self.route.handler.start(connection, self.params);
+        Opened { io, handler, admitted: self.admitted }
     }
 }
 
@@ -218,17 +299,24 @@ fn check_upgrade(headers: &HeaderMap) -> Result<(), Answer> {
     Ok(())
 }
 
-/// The first subprotocol that the client offers and the route speaks (RFC 6455 section 4.2.2).
-fn select_subprotocol(headers: &HeaderMap, route: &Route) -> Option<&'static str> {
-    let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
-    let offers = offers.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let spoken =
-        |offer: &str| route.subprotocols.iter().find(|name| **name == offer.trim()).copied();
-    offers.into_iter().find_map(spoken)
+/// The first subprotocol that the client offers and the route speaks (RFC 6455 section 4.2.2). A
+/// client that offers nothing but its token is answered `bearer`, because a browser gives up on a
+/// server that selects none of what was offered.
+fn select_subprotocol(request: &Request, route: &Route) -> Option<&'static str> {
+    let token = request.bearer_subprotocol();
+    let mut offers = request.subprotocols().filter(|offer| Some(*offer) != token);
+    let spoken = |offer: &str| route.subprotocols.iter().find(|name| **name == offer).copied();
+    offers.find_map(spoken).or(token.map(|_| BEARER))
 }
 
 fn wrong_method() -> Answer {
     Answer::from(Rejection::new(405, "the method must be GET")).with("allow", "GET")
+}
+
+/// The client's address has had what it may have for now.
+pub(crate) fn too_many_of_one() -> Answer {
+    let rejection = Rejection::new(429, "too many connections from this address");
+    Answer::from(rejection).with("retry-after", "1")
 }
 
 fn timed_out() -> Answer {

@@ -45,6 +45,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail"))]
 
 mod ack;
+mod address_limits;
 mod answer;
 mod auth;
 mod bucket;
@@ -61,29 +62,42 @@ mod hub;
 mod listener;
 mod member;
 mod metrics;
+mod origin;
 mod output;
 mod peer;
 mod protocol;
+mod proxy;
+mod rights;
 mod route;
 mod server;
 mod session;
 mod socket;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "jwt")]
+mod token;
 mod watch;
 mod wire;
 
+#[cfg(feature = "tls")]
+pub use crate::tls::{Tls, TlsFiles, certificate_guard};
+#[cfg(feature = "jwt")]
+pub use crate::token::{TokenGuard, TokenKeyFile, TokenKeys};
 pub use crate::{
     auth::{Guard, GuardFn, Identity, Rejection, Request},
     close::{CloseReason, is_sendable},
-    config::{Config, SameUser, parse_duration, parse_size},
+    config::{Config, Expiry, SameUser, parse_duration, parse_size},
     connection::{Closed, Connection, Sender},
     error::Error,
     frame::{Message, Utf8Bytes},
     handler::{Handler, Outcome, Route},
     hub::{Counts, Hub, Sent},
-    listener::{Address, Listener},
+    listener::{Address, Listener, Sharing},
     member::{JoinError, Member, UserTaken},
     metrics::{Counter, Metrics},
+    origin::{AllowedOrigin, Origin},
     peer::ConnectionId,
+    rights::{Action, Rights},
     route::Params,
     server::{Drained, Server},
     socket::PeerAddr,

@@ -1,16 +1,24 @@
 //! The daemon: flags, logging, listeners, signals, exit code. Nothing else.
 
-use std::{
-    io::{self, IsTerminal},
-    num::NonZeroUsize,
-    process::ExitCode,
-    time::Duration,
-};
+#[cfg(feature = "tls")]
+use std::path::PathBuf;
+#[cfg(feature = "jwt")]
+use std::sync::Arc;
+use std::{net::IpAddr, num::NonZeroUsize, process::ExitCode, time::Duration};
 
-use clap::Parser;
-use hubnerite::{Address, Config, Error, Listener, SameUser, Server, parse_duration, parse_size};
+use clap::{CommandFactory, Parser};
+use hubnerite::{
+    Address, AllowedOrigin, Config, Error, Expiry, Listener, SameUser, Server, Sharing,
+    parse_duration, parse_size,
+};
+use ipnet::IpNet;
 use log::LevelFilter;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use sd_notify::NotifyState;
+
+use crate::signals::Reloads;
+
+mod logging;
+mod signals;
 
 /// A WebSocket hub: endpoints by path, named users, groups and broadcast.
 ///
@@ -28,10 +36,77 @@ struct Flags {
     #[arg(long, env = "HUBNERITE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     log_level: LevelFilter,
 
+    /// Share the addresses with other processes (`SO_REUSEPORT`), to start the next one beside this
+    #[arg(long, env = "HUBNERITE_REUSE_PORT")]
+    reuse_port: bool,
+
     /// Threads that serve connections [default: the number of cores]
     #[arg(long, env = "HUBNERITE_THREADS", value_name = "COUNT")]
     threads: Option<NonZeroUsize>,
 
+    #[command(flatten)]
+    access: AccessFlags,
+
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+/// Who may connect, and from where.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Access")]
+struct AccessFlags {
+    /// A key that access tokens are checked with: ALGORITHM:PATH; may be repeated
+    #[cfg(feature = "jwt")]
+    #[arg(long, env = "HUBNERITE_TOKEN_KEY", value_name = "KEY", value_delimiter = ',')]
+    token_key: Vec<hubnerite::TokenKeyFile>,
+
+    /// A cookie that may hold the token; believed with an allowed Origin only
+    #[cfg(feature = "jwt")]
+    #[arg(long, env = "HUBNERITE_TOKEN_COOKIE", value_name = "NAME", requires = "token_key")]
+    token_cookie: Option<String>,
+
+    /// Close a connection with 1008 when its token expires
+    #[cfg(feature = "jwt")]
+    #[arg(long, env = "HUBNERITE_CLOSE_ON_EXPIRY", requires = "token_key")]
+    close_on_expiry: bool,
+
+    /// Listen on other addresses than loopback without any token key
+    #[arg(long, env = "HUBNERITE_ALLOW_OPEN")]
+    allow_open: bool,
+
+    /// A web origin whose pages may connect, beside the server's own, or *; may be repeated
+    #[arg(long, env = "HUBNERITE_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    allow_origin: Vec<AllowedOrigin>,
+
+    /// A host name that the daemon answers under [default: any]; may be repeated
+    #[arg(long, env = "HUBNERITE_ALLOW_HOST", value_name = "HOST", value_delimiter = ',')]
+    allow_host: Vec<String>,
+
+    /// A proxy whose word on client addresses is believed: ADDRESS or NETWORK; may be repeated
+    #[arg(long, env = "HUBNERITE_TRUSTED_PROXY", value_name = "NETWORK", value_delimiter = ',')]
+    #[arg(value_parser = parse_network)]
+    trusted_proxy: Vec<IpNet>,
+
+    /// The certificate chain in PEM; TCP addresses then speak TLS
+    #[cfg(feature = "tls")]
+    #[arg(long, env = "HUBNERITE_TLS_CERT", value_name = "PATH", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key in PEM
+    #[cfg(feature = "tls")]
+    #[arg(long, env = "HUBNERITE_TLS_KEY", value_name = "PATH", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Authorities in PEM; a client must have a certificate of theirs, whose subject is the user
+    #[cfg(feature = "tls")]
+    #[arg(long, env = "HUBNERITE_TLS_CLIENT_CA", value_name = "PATH", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+}
+
+/// How much, and how long.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitFlags {
     /// What happens when a user who is connected connects again
     #[arg(long, env = "HUBNERITE_SAME_USER", value_name = "POLICY", default_value = "allow")]
     same_user: SameUser,
@@ -115,13 +190,44 @@ struct Flags {
     /// Header fields in a request; above it the answer is 431
     #[arg(long, env = "HUBNERITE_MAX_HEADERS", value_name = "COUNT", default_value_t = 64)]
     max_headers: usize,
+
+    /// Messages a second of one connection, past which it is closed with 1008; 0 for any number
+    #[arg(long, env = "HUBNERITE_MESSAGES_PER_SECOND", value_name = "COUNT", default_value_t = 0)]
+    messages_per_second: u32,
+
+    /// Connections of one address; others are answered 429; 0 for any number
+    #[arg(long, env = "HUBNERITE_MAX_PER_IP", value_name = "COUNT", default_value_t = 0)]
+    max_per_ip: u32,
+
+    /// Opening handshakes a second of one address; others are answered 429; 0 for any number
+    #[arg(
+        long,
+        env = "HUBNERITE_HANDSHAKES_PER_SECOND",
+        value_name = "COUNT",
+        default_value_t = 0
+    )]
+    handshakes_per_second: u32,
+
+    /// How long the daemon still accepts connections when it stops, while /readyz says 503
+    #[arg(long, env = "HUBNERITE_DRAIN_DELAY", value_name = "DURATION", default_value = "0s")]
+    #[arg(value_parser = parse_duration)]
+    drain_delay: Duration,
+
+    /// Over how long clients are asked to come back when the daemon stops
+    #[arg(long, env = "HUBNERITE_DRAIN_SPREAD", value_name = "DURATION", default_value = "0s")]
+    #[arg(value_parser = parse_duration)]
+    drain_spread: Duration,
 }
 
-/// The grace ran out before every connection had ended.
-const EXIT_NOT_DRAINED: u8 = 3;
+/// An address stands for the network that it alone is.
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse()).map_err(|_| "expected an address or ADDRESS/BITS".to_owned())
+}
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    refuse_to_be_open(&flags);
     match start(flags) {
         Ok(code) => code,
         Err(error) => {
@@ -131,8 +237,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// Without a key everybody has every right: that is for loopback, unless it is meant.
+fn refuse_to_be_open(flags: &Flags) {
+    let remote = flags.listen.iter().find(|address| !address.is_local());
+    if let Some(address) = remote.filter(|_| !flags.access.has_key() && !flags.access.allow_open) {
+        let text = format!(
+            "--listen {address} would let everybody in: give a --token-key or \
+             --tls-client-ca, or say --allow-open"
+        );
+        Flags::command().error(clap::error::ErrorKind::MissingRequiredArgument, text).exit();
+    }
+}
+
 fn start(flags: Flags) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    start_logging(flags.log_level)?;
+    logging::start(flags.log_level)?;
     // Without more files there are fewer connections, and the default of their limit knows it.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -142,77 +260,147 @@ fn start(flags: Flags) -> Result<ExitCode, Box<dyn std::error::Error>> {
     Ok(runtime.enable_all().build()?.block_on(serve(flags))?)
 }
 
-fn start_logging(level: LevelFilter) -> Result<(), log::SetLoggerError> {
-    simple_logger::SimpleLogger::new()
-        .with_level(level)
-        // It logs each close frame that it sees; the end of a connection is logged once, by us.
-        .with_module_level("tungstenite", level.min(LevelFilter::Warn))
-        .with_utc_timestamps()
-        .with_colors(io::stderr().is_terminal())
-        .init()
-}
-
 async fn serve(flags: Flags) -> Result<ExitCode, Error> {
-    let mut listeners = Vec::new();
-    for address in &flags.listen {
-        listeners.push(Listener::bind(address).await?);
-    }
+    let mut reloads = Reloads::default();
+    let server = Server::with_config(config(&flags)).daemon_routes();
+    let server = flags.access.guard(server, &mut reloads)?;
+    let listeners = listeners(&flags, &mut reloads).await?;
     for listener in &listeners {
         log::info!("listening on {}", listener.local_address());
     }
-    let server = Server::with_config(config(&flags)).daemon_routes();
-    let ended = server.run_on(listeners, stop_signal()?).await;
+    let stop = signals::stop()?;
+    tokio::spawn(signals::reload_on_hangup(reloads)?);
+    signals::tell_systemd(&[NotifyState::Ready]);
+    let ended = server.run_on(listeners, stop).await;
     if ended.left > 0 {
         log::warn!("stopped with {} connections left", ended.left);
-        return Ok(ExitCode::from(EXIT_NOT_DRAINED));
+        return Ok(ExitCode::from(signals::EXIT_NOT_DRAINED));
     }
     log::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
-fn config(flags: &Flags) -> Config {
-    let default = Config::default();
-    Config {
-        same_user: flags.same_user,
-        open_timeout: flags.open_timeout,
-        ping_interval: flags.ping_interval,
-        ping_timeout: flags.ping_timeout,
-        close_timeout: flags.close_timeout,
-        send_timeout: flags.send_timeout,
-        message_timeout: flags.message_timeout,
-        shutdown_grace: flags.shutdown_grace,
-        max_message_size: flags.max_message_size,
-        max_fragments: flags.max_fragments,
-        control_frames_per_second: flags.control_frames_per_second,
-        control_frames_burst: flags.control_frames_burst,
-        max_backlog: flags.max_backlog,
-        max_total_backlog: flags.max_total_backlog.unwrap_or(default.max_total_backlog),
-        max_connections: flags.max_connections.unwrap_or(default.max_connections),
-        max_groups: flags.max_groups,
-        max_head_size: flags.max_head_size,
-        max_headers: flags.max_headers,
+/// What systemd has bound, or else what the flags say.
+async fn listeners(flags: &Flags, reloads: &mut Reloads) -> Result<Vec<Listener>, Error> {
+    let sharing = if flags.reuse_port { Sharing::ReusePort } else { Sharing::Exclusive };
+    let mut listeners = Listener::activated()?;
+    if listeners.is_empty() {
+        for address in &flags.listen {
+            listeners.push(Listener::bind(address, sharing).await?);
+        }
+    }
+    flags.access.secure(listeners, reloads)
+}
+
+#[cfg_attr(
+    not(all(feature = "jwt", feature = "tls")),
+    allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "the full build needs them")
+)]
+impl AccessFlags {
+    #[cfg(feature = "jwt")]
+    fn has_token_key(&self) -> bool {
+        !self.token_key.is_empty()
+    }
+
+    #[cfg(not(feature = "jwt"))]
+    fn has_token_key(&self) -> bool {
+        false
+    }
+
+    #[cfg(feature = "jwt")]
+    fn expiry(&self) -> Expiry {
+        if self.close_on_expiry { Expiry::Close } else { Expiry::Ignore }
+    }
+
+    #[cfg(not(feature = "jwt"))]
+    fn expiry(&self) -> Expiry {
+        Expiry::Ignore
+    }
+
+    #[cfg(feature = "tls")]
+    fn has_key(&self) -> bool {
+        self.has_token_key() || self.tls_client_ca.is_some()
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn has_key(&self) -> bool {
+        self.has_token_key()
+    }
+
+    /// Asks for tokens if there are keys, or else for the names in client certificates.
+    fn guard(&self, server: Server, reloads: &mut Reloads) -> Result<Server, Error> {
+        #[cfg(feature = "jwt")]
+        if !self.token_key.is_empty() {
+            let keys = Arc::new(hubnerite::TokenKeys::load(self.token_key.clone())?);
+            let guard = hubnerite::TokenGuard::new(Arc::clone(&keys));
+            reloads.add(move || keys.reload());
+            return Ok(match &self.token_cookie {
+                Some(name) => server.guard(guard.cookie(name)),
+                None => server.guard(guard),
+            });
+        }
+        #[cfg(feature = "tls")]
+        if self.tls_client_ca.is_some() {
+            return Ok(server.guard(hubnerite::certificate_guard));
+        }
+        let _ = reloads;
+        Ok(server)
+    }
+
+    #[cfg(feature = "tls")]
+    fn secure(
+        &self,
+        listeners: Vec<Listener>,
+        reloads: &mut Reloads,
+    ) -> Result<Vec<Listener>, Error> {
+        let Some((certificate, key)) = self.tls_cert.clone().zip(self.tls_key.clone()) else {
+            return Ok(listeners);
+        };
+        let client_authorities = self.tls_client_ca.clone();
+        let files = hubnerite::TlsFiles { certificate, key, client_authorities };
+        let tls = hubnerite::Tls::load(files)?;
+        let listeners = listeners.into_iter().map(|listener| listener.with_tls(tls.clone()));
+        let listeners = listeners.collect();
+        reloads.add(move || tls.reload());
+        Ok(listeners)
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn secure(&self, listeners: Vec<Listener>, _: &mut Reloads) -> Result<Vec<Listener>, Error> {
+        Ok(listeners)
     }
 }
 
-/// Ready at the first SIGINT or SIGTERM. The second one ends the process at once.
-fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
-    let listen = |kind| signal(kind).map_err(Error::Signal);
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    Ok(async move {
-        either(&mut interrupt, &mut terminate).await;
-        log::info!("stopping");
-        tokio::spawn(async move {
-            either(&mut interrupt, &mut terminate).await;
-            log::warn!("stopped at once by a second signal");
-            std::process::exit(i32::from(EXIT_NOT_DRAINED));
-        });
-    })
-}
-
-async fn either(one: &mut Signal, other: &mut Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
+fn config(flags: &Flags) -> Config {
+    let default = Config::default();
+    let (access, limits) = (&flags.access, &flags.limits);
+    Config {
+        allow_origins: access.allow_origin.clone(),
+        allow_hosts: access.allow_host.clone(),
+        trusted_proxies: access.trusted_proxy.clone(),
+        expiry: access.expiry(),
+        same_user: limits.same_user,
+        open_timeout: limits.open_timeout,
+        ping_interval: limits.ping_interval,
+        ping_timeout: limits.ping_timeout,
+        close_timeout: limits.close_timeout,
+        send_timeout: limits.send_timeout,
+        message_timeout: limits.message_timeout,
+        shutdown_grace: limits.shutdown_grace,
+        max_message_size: limits.max_message_size,
+        max_fragments: limits.max_fragments,
+        control_frames_per_second: limits.control_frames_per_second,
+        control_frames_burst: limits.control_frames_burst,
+        max_backlog: limits.max_backlog,
+        max_total_backlog: limits.max_total_backlog.unwrap_or(default.max_total_backlog),
+        max_connections: limits.max_connections.unwrap_or(default.max_connections),
+        max_groups: limits.max_groups,
+        max_head_size: limits.max_head_size,
+        max_headers: limits.max_headers,
+        messages_per_second: limits.messages_per_second,
+        max_per_ip: limits.max_per_ip,
+        handshakes_per_second: limits.handshakes_per_second,
+        drain_delay: limits.drain_delay,
+        drain_spread: limits.drain_spread,
     }
 }

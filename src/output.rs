@@ -41,6 +41,8 @@ pub(crate) struct Output {
     replies: usize,
     /// What the deliveries written since [`Output::take_released`] weighed.
     released: usize,
+    /// What was written may still wait inside the socket, encrypted.
+    unflushed: bool,
 }
 
 #[derive(Debug)]
@@ -83,7 +85,7 @@ impl Output {
 
     /// Nothing waits, and nothing is left to be told.
     pub(crate) fn is_lendable(&self) -> bool {
-        self.segments.is_empty() && self.released == 0
+        self.segments.is_empty() && self.released == 0 && !self.unflushed
     }
 
     /// Bytes of our own replies that wait.
@@ -176,7 +178,12 @@ impl Output {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             *progress = true;
+            self.unflushed = true;
             self.consume(count);
+        }
+        if self.unflushed {
+            ready!(socket.poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }

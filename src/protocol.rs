@@ -53,6 +53,7 @@ enum DataType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorName {
     BadRequest,
+    Forbidden,
     NotFound,
     Duplicate,
     TooManyRequests,

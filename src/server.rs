@@ -1,11 +1,12 @@
 //! The accept loop, a task for each socket, and the way out.
 
 use std::{
+    fs::File,
     future::Future,
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -18,17 +19,18 @@ use tokio::{
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
 use crate::{
+    address_limits::{AddressLimits, Admitted, TooMany},
     answer::Answer,
-    auth::{Guard, Rejection},
+    auth::{Guard, Identity, Rejection},
     close::CloseReason,
     config::Config,
     handler::Route,
     handshake,
     hub::Hub,
-    listener::Listener,
+    listener::{Incoming, Listener},
+    proxy::TrustedProxies,
     route::Pattern,
     session,
-    socket::{PeerAddr, Socket},
 };
 
 /// A WebSocket server: routes, a hub, and the limits of both.
@@ -60,7 +62,11 @@ pub(crate) struct Shared {
     pub(crate) routes: Vec<(Pattern, Arc<Route>)>,
     pub(crate) pages: Vec<(&'static str, Answer)>,
     pub(crate) guard: Option<Arc<dyn Guard>>,
-    pub(crate) draining: AtomicBool,
+    pub(crate) anonymous: Arc<Identity>,
+    pub(crate) proxies: TrustedProxies,
+    pub(crate) addresses: Arc<AddressLimits>,
+    pub(crate) handshakes: Gauge,
+    draining: AtomicBool,
     stop: watch::Sender<bool>,
 }
 
@@ -96,13 +102,17 @@ impl Server {
         let hub = Hub::new(&config);
         Self {
             shared: Shared {
-                config: Arc::new(config),
                 hub,
                 routes: Vec::new(),
                 pages: Vec::new(),
                 guard: None,
+                anonymous: Arc::new(Identity::anonymous()),
+                proxies: TrustedProxies(config.trusted_proxies.clone()),
+                addresses: AddressLimits::new(&config),
+                handshakes: Gauge::default(),
                 draining: AtomicBool::new(false),
                 stop: watch::Sender::new(false),
+                config: Arc::new(config),
             },
         }
     }
@@ -156,6 +166,11 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Drained {
         let shared = Arc::new(self.shared);
+        let shutdown = async {
+            shutdown.await;
+            shared.draining.store(true, Relaxed);
+            sleep(shared.config.drain_delay).await;
+        };
         let limit = shared.config.max_connections.get().min(Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(limit));
         let accepting = listeners
@@ -176,6 +191,10 @@ impl Shared {
         let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
     }
 
+    pub(crate) fn has_stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
     /// The answer to a plain GET on this path, if it is not a WebSocket address.
     pub(crate) fn page(&self, path: &str) -> Option<Answer> {
         let ok = || Answer::new(StatusCode::OK, "text/plain; charset=utf-8", b"ok\n".to_vec());
@@ -193,35 +212,28 @@ impl Shared {
 }
 
 async fn accept_loop(listener: Listener, shared: Arc<Shared>, permits: Arc<Semaphore>) {
-    let mut pause = Pause::default();
+    let mut pause = Pause::new();
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) => {
+            Ok(incoming) => {
                 pause.reset();
                 let permit = Arc::clone(&permits).try_acquire_owned().ok();
-                tokio::spawn(serve(socket, peer, Arc::clone(&shared), permit));
+                tokio::spawn(serve(incoming, Arc::clone(&shared), permit));
             }
-            Err(error) => pause.after(&error).await,
+            Err(error) => pause.after(&error, &listener).await,
         }
     }
 }
 
 /// One socket from its accept to its end.
-async fn serve(
-    mut socket: Socket,
-    peer: PeerAddr,
-    shared: Arc<Shared>,
-    permit: Option<OwnedSemaphorePermit>,
-) {
-    let Some(_permit) = permit else {
-        shared.hub.metrics().refused.add(1);
-        let full = Answer::from(Rejection::new(503, "too many connections"));
-        return Box::pin(full.with("retry-after", "5").send(&mut socket)).await;
+async fn serve(incoming: Incoming, shared: Arc<Shared>, permit: Option<OwnedSemaphorePermit>) {
+    let admitted = match admit(&incoming, &shared, permit.is_some()) {
+        Ok(admitted) => admitted,
+        Err(answer) => return Box::pin(refuse(incoming, answer, &shared)).await,
     };
     // Boxed, so that its memory is gone once the session begins.
-    let Some(opened) = Box::pin(handshake::open(socket, peer, &shared)).await else {
-        return;
-    };
+    let opened = Box::pin(handshake::open(incoming, admitted, &shared)).await;
+    let Some(opened) = opened else { return };
     let hub = shared.hub.clone();
     drop(shared);
     let (id, reason) = session::run(opened).await;
@@ -229,34 +241,77 @@ async fn serve(
     log::debug!("connection {id} {reason}");
 }
 
+/// Asks what can be asked before anything is read: is there room, and has this address had enough?
+fn admit(incoming: &Incoming, shared: &Shared, room: bool) -> Result<Option<Admitted>, Answer> {
+    if !room {
+        let full = Answer::from(Rejection::new(503, "too many connections"));
+        return Err(full.with("retry-after", "5"));
+    }
+    let address = incoming.peer.ip().filter(|address| !shared.proxies.contain(*address));
+    let admitted = address.map(|address| shared.addresses.admit(address)).transpose();
+    Ok(admitted.map_err(|TooMany| handshake::too_many_of_one())?.flatten())
+}
+
+async fn refuse(incoming: Incoming, answer: Answer, shared: &Shared) {
+    shared.hub.metrics().refused.add(1);
+    if let Some(mut socket) = incoming.into_plain() {
+        answer.send(&mut socket).await;
+    }
+}
+
 /// Tells every connection to go and waits until they have gone.
 async fn drain(shared: &Shared, permits: &Semaphore, limit: usize) -> Drained {
-    shared.draining.store(true, Relaxed);
     shared.stop.send_replace(true);
     let count = limit - permits.available_permits();
-    let mut index = 0;
+    let (mut index, spread) = (0, shared.config.drain_spread);
     shared.hub.close_all(|| {
         index += 1;
-        CloseReason::Restart { reconnect_after: reconnect_after(index, count) }
+        CloseReason::Restart { reconnect_after: reconnect_after(index, count, spread) }
     });
     let all = u32::try_from(limit).unwrap_or(u32::MAX);
     let gone = timeout(shared.config.shutdown_grace, permits.acquire_many(all)).await;
     Drained { left: if gone.is_ok() { 0 } else { limit - permits.available_permits() } }
 }
 
-/// A different moment for each connection, so that they do not come back all at once: a
-/// millisecond apart, or over five seconds if there are few.
-fn reconnect_after(index: usize, count: usize) -> Duration {
-    let spread = count.max(5000);
-    let millis = 100 + index * spread / count.max(1);
-    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+/// A different moment for each connection: evenly over `spread`, and a millisecond apart at least.
+fn reconnect_after(index: usize, count: usize, spread: Duration) -> Duration {
+    let millis = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let share = u32::try_from(index).unwrap_or(u32::MAX);
+    let step = spread / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+    (step * share).max(Duration::from_millis(millis(index)))
+}
+
+/// How many are at something now.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge(AtomicUsize);
+
+impl Gauge {
+    /// Counts one more until what is returned is dropped.
+    pub(crate) fn enter(&self) -> impl Drop {
+        self.0.fetch_add(1, Relaxed);
+        Entered(self)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+}
+
+struct Entered<'a>(&'a Gauge);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// What the accept loop does when it cannot accept.
-#[derive(Default)]
 struct Pause {
     length: Duration,
     logged_at: Option<Instant>,
+    /// One open file to give up when there are no more: with it, whoever waits can be told no
+    /// instead of being left to wait.
+    spare: Option<File>,
 }
 
 impl Pause {
@@ -264,13 +319,17 @@ impl Pause {
     const LONGEST: Duration = Duration::from_secs(1);
     const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
+    fn new() -> Self {
+        Self { length: Duration::ZERO, logged_at: None, spare: File::open("/dev/null").ok() }
+    }
+
     fn reset(&mut self) {
         self.length = Duration::ZERO;
     }
 
     /// A connection that was lost while it waited is no reason to wait. For anything else, out of
     /// files above all, trying on at once would cost a whole core.
-    async fn after(&mut self, error: &io::Error) {
+    async fn after(&mut self, error: &io::Error, listener: &Listener) {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
         if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
             return;
@@ -278,6 +337,11 @@ impl Pause {
         if self.logged_at.is_none_or(|at| at.elapsed() >= Self::LOG_INTERVAL) {
             log::error!("cannot accept connections: {error}");
             self.logged_at = Some(Instant::now());
+        }
+        if self.spare.take().is_some() {
+            // Closed as soon as it is accepted: its peer learns at once that this is no time.
+            drop(timeout(Self::FIRST, listener.accept()).await);
+            self.spare = File::open("/dev/null").ok();
         }
         self.length = (self.length * 2).clamp(Self::FIRST, Self::LONGEST);
         sleep(self.length).await;

@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    address_limits::Admitted,
     bucket::Bucket,
     close::CloseReason,
     config::Config,
@@ -47,6 +48,8 @@ const NEVER: Duration = Duration::from_hours(24 * 365 * 10);
 pub(crate) struct Opened {
     pub(crate) io: Arc<Mutex<Io>>,
     pub(crate) handler: HandlerFuture,
+    /// Held until the end: the connection counts for its address that long.
+    pub(crate) admitted: Option<Admitted>,
 }
 
 /// What a handler comes to. The text of an error is for the log, never for the peer.
@@ -72,6 +75,8 @@ pub(crate) struct Io {
     timer_knows_us: bool,
     discarded: usize,
     control_frames: Bucket,
+    messages: Bucket,
+    expires_at: Option<Instant>,
     tasks: Option<Box<JoinSet<()>>>,
 }
 
@@ -91,7 +96,7 @@ enum Phase {
 
 /// Runs an open connection until both its closing handshake and its handler are over.
 pub(crate) async fn run(opened: Opened) -> (ConnectionId, CloseReason) {
-    let Opened { io, handler } = opened;
+    let Opened { io, handler, admitted: _admitted } = opened;
     let mut timer = pin!(sleep_until(lock(&io).keepalive_at));
     let mut handler = Some(handler);
     poll_fn(|cx| {
@@ -135,6 +140,8 @@ impl Io {
         Self {
             keepalive_at: Instant::now() + keepalive_tick(&config),
             control_frames: Bucket::new(config.control_frames_burst),
+            messages: Bucket::new(config.messages_per_second),
+            expires_at: None,
             wire,
             queue,
             registration,
@@ -164,7 +171,9 @@ impl Io {
             match next {
                 Poll::Ready(Ok(Inbound::Message(message))) => {
                     self.listening = false;
-                    return Poll::Ready(Some(message));
+                    if self.is_within_rate() {
+                        return Poll::Ready(Some(message));
+                    }
                 }
                 Poll::Ready(Ok(inbound)) => self.take_in(inbound),
                 Poll::Ready(Err(reason)) => self.begin_close(reason),
@@ -181,7 +190,11 @@ impl Io {
     pub(crate) fn try_recv(&mut self) -> Option<Message> {
         while self.phase == Phase::Open && self.wire.replies() <= HIGH_WATER {
             match self.wire.decode() {
-                Ok(Some(Inbound::Message(message))) => return Some(message),
+                Ok(Some(Inbound::Message(message))) => {
+                    if self.is_within_rate() {
+                        return Some(message);
+                    }
+                }
                 Ok(Some(inbound)) => self.take_in(inbound),
                 Ok(None) => return None,
                 Err(reason) => self.begin_close(reason),
@@ -199,6 +212,11 @@ impl Io {
         } else {
             Poll::Ready(Ok(()))
         }
+    }
+
+    /// Ends the connection then, with 1008.
+    pub(crate) fn expire_at(&mut self, at: Instant) {
+        self.expires_at = Some(at);
     }
 
     pub(crate) fn wire(&mut self) -> &mut Wire {
@@ -251,6 +269,16 @@ impl Io {
             let (code, reason) = frame.unwrap_or((1005, String::new()));
             self.begin_close(CloseReason::Peer { code, reason });
         }
+    }
+
+    /// Counts one message; closes the connection if that is one too many.
+    fn is_within_rate(&mut self) -> bool {
+        let rate = self.config.messages_per_second;
+        let within = rate == 0 || self.messages.take(1, rate, rate);
+        if !within {
+            self.begin_close(CloseReason::Policy("too many messages"));
+        }
+        within
     }
 
     fn limit_control_frames(&mut self) {
@@ -432,7 +460,8 @@ impl Io {
         let after = |since: Option<Instant>, wait| since.map(|since| since + wait);
         let half_read = after(self.half_read_since, self.config.message_timeout);
         let stalled = after(self.stalled_since, self.config.send_timeout);
-        let first = half_read.into_iter().chain(stalled).fold(self.keepalive_at, Instant::min);
+        let all = half_read.into_iter().chain(stalled).chain(self.expires_at);
+        let first = all.fold(self.keepalive_at, Instant::min);
         self.closing_until.unwrap_or(first)
     }
 
@@ -448,6 +477,8 @@ impl Io {
             self.begin_close(CloseReason::Policy("the message took too long"));
         } else if due(self.stalled_since, self.config.send_timeout) {
             self.begin_close(CloseReason::SlowReader);
+        } else if due(self.expires_at, Duration::ZERO) {
+            self.begin_close(CloseReason::Policy("the token has expired"));
         } else if self.keepalive_at <= now {
             self.keep_alive(now);
         }

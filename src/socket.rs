@@ -1,4 +1,4 @@
-//! What carries the bytes: TCP or a Unix socket.
+//! What carries the bytes: TCP, a Unix socket, or TLS over TCP.
 
 use std::{
     io::{self, IoSlice},
@@ -12,6 +12,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+#[cfg(feature = "tls")]
+use tokio_rustls::server::TlsStream;
 
 /// How long the kernel tries to deliver what a peer does not acknowledge. Finds a peer that
 /// vanished while something is on its way to it; pings find the others.
@@ -22,16 +24,32 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Boxed: its state is large, and only connections with TLS have one.
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Socket {
     /// Sets what every accepted TCP socket gets: no delay (we write when we are about to wait,
     /// so there is nothing to gain from the kernel's waiting), and the user timeout.
-    pub(crate) fn tcp(stream: TcpStream) -> Self {
+    pub(crate) fn prepare(stream: &TcpStream) {
         // Both fail only on a socket that is gone already, which the first read will tell.
         let _ = stream.set_nodelay(true);
-        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+        let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+    }
+
+    pub(crate) fn tcp(stream: TcpStream) -> Self {
+        Self::prepare(&stream);
         Self::Tcp(stream)
+    }
+
+    fn tcp_stream(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Unix(_) => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Some(stream.get_ref().0),
+        }
     }
 
     pub(crate) fn poll_read(
@@ -43,6 +61,8 @@ impl Socket {
         let read = match self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, &mut buffer),
         };
         read.map_ok(|()| buffer.filled().len())
     }
@@ -55,6 +75,8 @@ impl Socket {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
         }
     }
 
@@ -66,6 +88,18 @@ impl Socket {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    /// Only TLS keeps anything back.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
@@ -73,13 +107,16 @@ impl Socket {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 
     /// Makes the close of this socket a reset: the peer has had its time, and a socket that
     /// lingers in the kernel would keep what it never read.
     pub(crate) fn reset_on_close(&self) {
-        if let Self::Tcp(stream) = self {
+        if let Some(stream) = self.tcp_stream() {
+            // It fails only on a socket that is gone already.
             let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
     }

@@ -11,22 +11,27 @@ use crate::{
     member::{JoinError, Member},
     peer::ConnectionId,
     protocol::{self, Action, Batch, ClientFrame, ErrorName, Payload, Source},
+    rights::{Action as Right, Rights},
     route::Params,
 };
 
 /// Messages to the same receivers are queued together up to this many bytes.
 const MAX_BATCH: usize = 64 << 10;
 
-/// The seat of `/ws/{user_id}`: the named user of the default hub.
+/// The seat of `/ws/{user_id}`: the named user of the default hub, and nobody else's.
 pub(super) fn named_seat(
     request: &Request,
-    _: &Identity,
+    identity: &Identity,
     _: Option<&str>,
 ) -> Result<Seat, Rejection> {
     let user = &request.params()["user_id"];
     if user.len() > 128 || user.chars().any(char::is_control) {
         let rule = "user_id must be 1 to 128 bytes without control characters";
         return Err(Rejection::new(400, rule));
+    }
+    let may_be = |name| name == user;
+    if !identity.user_id().map_or(identity.is_unnamed_by_choice(), may_be) {
+        return Err(Rejection::forbidden());
     }
     Ok(Seat { hub: "default".into(), user: Some(user.into()), form: Form::Envelope })
 }
@@ -44,15 +49,20 @@ pub(super) fn client_seat(
     if !letter || hub.len() > 128 || !bytes.all(fits) {
         return Err(Rejection::new(400, "hub must match [A-Za-z][A-Za-z0-9_`,.[]]{0,127}"));
     }
-    let form = if subprotocol.is_some() { Form::Envelope } else { Form::Bare };
+    let form =
+        if subprotocol == Some(super::JSON_SUBPROTOCOL) { Form::Envelope } else { Form::Bare };
     Ok(Seat { hub: hub.into(), user: identity.shared_user_id(), form })
 }
 
 /// Runs one connection, in the form that its seat has.
 pub(super) async fn serve(mut connection: Connection, _: Params) {
-    let Some(member) = connection.take_member() else {
-        return;
-    };
+    let Some(member) = connection.take_member() else { return };
+    for group in connection.identity().groups() {
+        // Past the limit of groups, the token has asked for more than there is.
+        if let Err(error) = member.join_group(group) {
+            log::debug!("connection {}: {error}", connection.id());
+        }
+    }
     match member.form() {
         Form::Bare => simple(connection, &member).await,
         // To be closed is what both come to; the reason is with the connection.
@@ -70,7 +80,9 @@ async fn simple(mut connection: Connection, member: &Member) {
 async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed> {
     let hello = protocol::connected(&connection.id().to_string(), member.user());
     connection.send_encoded(&hello).await?;
-    let mut speaker = Speaker { member, ack_ids: AckIds::default(), outbox: None };
+    let identity = connection.shared_identity();
+    let mut speaker =
+        Speaker { member, rights: identity.rights(), ack_ids: AckIds::default(), outbox: None };
     loop {
         let message = if let Some(message) = connection.try_recv() {
             message
@@ -92,6 +104,7 @@ async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed>
 /// What one client says, and what it is told of it.
 struct Speaker<'a> {
     member: &'a Member,
+    rights: &'a Rights,
     ack_ids: AckIds,
     /// Messages that are accepted and not queued yet: all to the same receivers.
     outbox: Option<Outbox>,
@@ -119,6 +132,16 @@ impl Drop for Speaker<'_> {
 
 type Failure = (ErrorName, String);
 
+fn needed_right<'a>(action: &'a Action<'_>) -> Option<Right<'a>> {
+    match action {
+        Action::JoinGroup(group) | Action::LeaveGroup(group) => Some(Right::JoinLeaveGroup(group)),
+        Action::SendToGroup { group, .. } => Some(Right::SendToGroup(group)),
+        Action::SendToUsers { .. } => Some(Right::SendToUser),
+        Action::SendToAll { .. } => Some(Right::SendToAll),
+        Action::Event | Action::SequenceAck | Action::Ping => None,
+    }
+}
+
 impl Speaker<'_> {
     /// Carries out one frame; returns what the client is told.
     fn answer(&mut self, text: &str) -> Option<String> {
@@ -143,6 +166,9 @@ impl Speaker<'_> {
     }
 
     fn carry_out(&mut self, action: Action<'_>, asks: bool) -> Result<(), Failure> {
+        if needed_right(&action).is_some_and(|right| !self.rights.allow(right)) {
+            return Err((ErrorName::Forbidden, "the token gives no right to this".to_owned()));
+        }
         match action {
             Action::JoinGroup(group) => {
                 // What was said before must not reach whoever joins after it.

@@ -1,0 +1,290 @@
+//! Access tokens: JSON Web Tokens (RFC 7519) that say who asks and what they may do.
+
+use std::{
+    borrow::Cow,
+    fmt, fs,
+    path::PathBuf,
+    str::FromStr,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::BoxFuture;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde::Deserialize;
+
+use crate::{
+    auth::{Guard, Identity, Rejection, Request},
+    error::Error,
+    rights::Rights,
+};
+
+/// Longer tokens are refused unread.
+const MAX_TOKEN: usize = 8 << 10;
+
+/// How far the clocks of the issuer and of this machine may differ, in seconds.
+const LEEWAY: u64 = 5;
+
+/// The least that a shared secret may have (RFC 7518 section 3.2 for HS256).
+const MIN_SECRET: usize = 32;
+
+/// A key and the one algorithm that it is for: `HS256:PATH`, likewise `HS384`, `HS512`, `RS256`,
+/// `ES256` and `EdDSA`. A file for `HS…` holds the secret itself, a final line break aside; the
+/// others hold a public key in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenKeyFile {
+    algorithm: Algorithm,
+    path: PathBuf,
+}
+
+impl FromStr for TokenKeyFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const ALGORITHMS: [(&str, Algorithm); 6] = [
+            ("HS256", Algorithm::HS256),
+            ("HS384", Algorithm::HS384),
+            ("HS512", Algorithm::HS512),
+            ("RS256", Algorithm::RS256),
+            ("ES256", Algorithm::ES256),
+            ("EdDSA", Algorithm::EdDSA),
+        ];
+        let (name, path) = text.split_once(':').unwrap_or((text, ""));
+        let found = ALGORITHMS.iter().find(|(known, _)| *known == name);
+        match found {
+            Some((_, algorithm)) if !path.is_empty() => {
+                Ok(Self { algorithm: *algorithm, path: path.into() })
+            }
+            _ => {
+                Err("expected ALGORITHM:PATH with HS256, HS384, HS512, RS256, ES256 or EdDSA"
+                    .into())
+            }
+        }
+    }
+}
+
+impl TokenKeyFile {
+    fn load(&self) -> Result<Key, Error> {
+        let fail = |reason: String| Error::TokenKey { path: self.path.clone(), reason };
+        let bytes = fs::read(&self.path).map_err(|error| fail(error.to_string()))?;
+        let key = match self.algorithm {
+            Algorithm::RS256 => DecodingKey::from_rsa_pem(&bytes),
+            Algorithm::ES256 => DecodingKey::from_ec_pem(&bytes),
+            Algorithm::EdDSA => DecodingKey::from_ed_pem(&bytes),
+            _ => Ok(secret(&bytes).map_err(|rule| fail(rule.to_owned()))?),
+        };
+        let key = key.map_err(|_| fail("it holds no public key of this kind in PEM".to_owned()))?;
+        Ok(Key { algorithm: self.algorithm, key })
+    }
+}
+
+/// A public key is no secret: taken for one, everybody could sign.
+fn secret(bytes: &[u8]) -> Result<DecodingKey, &'static str> {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+    if bytes.starts_with(b"-----BEGIN") {
+        return Err("it holds a PEM key, which is no shared secret");
+    }
+    if bytes.len() < MIN_SECRET {
+        return Err("a shared secret needs at least 32 bytes");
+    }
+    Ok(DecodingKey::from_secret(bytes))
+}
+
+struct Key {
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+/// The keys that tokens are checked with: several at once, so that one can follow another.
+pub struct TokenKeys {
+    files: Vec<TokenKeyFile>,
+    keys: RwLock<Vec<Key>>,
+}
+
+impl TokenKeys {
+    /// Reads all files.
+    ///
+    /// # Errors
+    /// [`Error::TokenKey`] names the first file that cannot be used, and why.
+    pub fn load(files: Vec<TokenKeyFile>) -> Result<Self, Error> {
+        let keys = Self { files, keys: RwLock::default() };
+        keys.reload()?;
+        Ok(keys)
+    }
+
+    /// Reads all files again. Connections that are open stay open.
+    ///
+    /// # Errors
+    /// Like [`TokenKeys::load`]; then the keys stay as they were.
+    pub fn reload(&self) -> Result<(), Error> {
+        let keys = self.files.iter().map(TokenKeyFile::load).collect::<Result<_, _>>()?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// The claims of a token that one of the keys has signed and whose time is now.
+    fn verify(&self, token: &str) -> Option<Claims> {
+        let algorithm = decode_header(token).ok()?.alg;
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        // The algorithm is the key's; the token only says which keys need not be tried.
+        let candidates = keys.iter().filter(|key| key.algorithm == algorithm);
+        let mut verified = candidates.filter_map(|key| {
+            let mut validation = Validation::new(key.algorithm);
+            validation.leeway = LEEWAY;
+            validation.validate_nbf = true;
+            // Audiences are addresses here, and compared with the one that is asked for.
+            validation.validate_aud = false;
+            decode::<Claims>(token, &key.key, &validation).ok()
+        });
+        verified.next().map(|token| token.claims)
+    }
+}
+
+/// Shows which files, never what is in them.
+impl fmt::Debug for TokenKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenKeys").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: Option<String>,
+    exp: f64,
+    #[serde(default)]
+    aud: OneOrMany,
+    #[serde(default)]
+    role: OneOrMany,
+    #[serde(default, rename = "webpubsub.group")]
+    group: OneOrMany,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(untagged)]
+enum OneOrMany {
+    #[default]
+    None,
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::None => Vec::new(),
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// Lets in who brings a token: in `Authorization: Bearer`, as the subprotocol that follows
+/// `bearer`, in a cookie, or as `access_token` in the query; the first that is there decides.
+///
+/// A token's `sub` is the user, and on a path with `{user_id}` it must be that one (403). Its
+/// `aud`, where it is a URL, must end in the path that is asked for. Everything else that is wrong
+/// is 401 with one and the same body.
+#[derive(Debug)]
+pub struct TokenGuard {
+    keys: Arc<TokenKeys>,
+    cookie: Option<String>,
+}
+
+impl TokenGuard {
+    /// A guard with these keys that looks at no cookie.
+    #[must_use]
+    pub fn new(keys: Arc<TokenKeys>) -> Self {
+        Self { keys, cookie: None }
+    }
+
+    /// Looks at the cookie of this name too. It is believed only when `Origin` is there and
+    /// allowed: a browser sends cookies along for any page.
+    #[must_use]
+    pub fn cookie(mut self, name: impl Into<String>) -> Self {
+        self.cookie = Some(name.into());
+        self
+    }
+
+    fn token<'a>(&self, request: &'a Request) -> Option<Cow<'a, str>> {
+        let bearer = request.header("authorization").and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        let cookie = || {
+            let name = self.cookie.as_deref().filter(|_| request.is_from_allowed_origin())?;
+            let pairs = request.header("cookie")?.split(';');
+            pairs.filter_map(|pair| pair.trim().split_once('=')).find(|(key, _)| *key == name)
+        };
+        let header = bearer.or_else(|| request.bearer_subprotocol());
+        let header = header.or_else(|| cookie().map(|(_, token)| token));
+        header.map(Cow::Borrowed).or_else(|| request.query("access_token"))
+    }
+
+    fn identify(&self, request: &Request) -> Result<Identity, Rejection> {
+        let token = self.token(request).filter(|token| token.len() <= MAX_TOKEN);
+        let claims = token.and_then(|token| self.keys.verify(&token));
+        let claims = claims.ok_or_else(Rejection::unauthorized)?;
+        if !is_for(&claims.aud.into_vec(), request.path()) {
+            return Err(Rejection::unauthorized());
+        }
+        let expires_at = Duration::try_from_secs_f64(claims.exp).ok();
+        let expires_at = expires_at.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since));
+        let identity = match claims.sub.filter(|user| !user.is_empty()) {
+            Some(user) => Identity::user(user),
+            None => Identity::anonymous(),
+        };
+        Ok(identity
+            .with_rights(Rights::of_roles(claims.role.into_vec()))
+            .with_groups(claims.group.into_vec())
+            .with_expiry(expires_at))
+    }
+}
+
+impl Guard for TokenGuard {
+    fn check<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Identity, Rejection>> {
+        Box::pin(std::future::ready(self.identify(request)))
+    }
+}
+
+/// Audiences that are not URLs say nothing about addresses.
+fn is_for(audiences: &[String], path: &str) -> bool {
+    let urls = || audiences.iter().filter_map(|audience| audience.split_once("://"));
+    let mut paths = urls().map(|(_, rest)| rest.split(['?', '#']).next().unwrap_or_default());
+    urls().next().is_none() || paths.any(|audience| audience.ends_with(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audience_that_is_a_url_ends_in_the_path() {
+        let check = |audiences: &[&str]| {
+            let audiences: Vec<_> = audiences.iter().map(|&one| one.to_owned()).collect();
+            is_for(&audiences, "/client/hubs/chat")
+        };
+        assert!(check(&[]));
+        assert!(check(&["somebody"]));
+        assert!(check(&["http://127.0.0.1:8001/client/hubs/chat"]));
+        assert!(check(&["https://a/client/hubs/other", "https://a/client/hubs/chat"]));
+        assert!(!check(&["http://127.0.0.1:8001/client/hubs/other"]));
+        assert!(!check(&["http://127.0.0.1:8001/client/hubs/chat/more"]));
+        assert!(!check(&["somebody", "https://a/client/hubs/other"]));
+    }
+
+    #[test]
+    fn keys_are_an_algorithm_and_a_path() {
+        assert!("HS256:/etc/key".parse::<TokenKeyFile>().is_ok());
+        for text in ["", "HS256", "HS256:", "none:/etc/key", "hs256:/etc/key", "/etc/key"] {
+            assert!(text.parse::<TokenKeyFile>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_public_key_is_no_secret() {
+        assert!(secret(b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n").is_err());
+        assert!(secret(&[b'x'; 31]).is_err());
+        assert!(secret(&[b'x'; 32]).is_ok());
+    }
+}
