@@ -12,7 +12,13 @@ pub(crate) struct AckIds {
 const MAX_RUNS: usize = 1024;
 
 impl AckIds {
-    /// `false` if the id was there already.
+    /// Whether the id is there.
+    pub(crate) fn contains(&self, id: u64) -> bool {
+        let next = self.runs.partition_point(|(first, _)| *first <= id);
+        next > 0 && self.runs[next - 1].1 >= id
+    }
+
+    /// Puts the id in; `false` if it was there already.
     pub(crate) fn insert(&mut self, id: u64) -> bool {
         let next = self.runs.partition_point(|(first, _)| *first <= id);
         let before = next.checked_sub(1).map(|index| self.runs[index]);
@@ -51,6 +57,7 @@ mod tests {
         for _ in 0..10_000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let id = random >> 55;
+            assert_eq!(ids.contains(id), set.contains(&id), "{id}");
             assert_eq!(ids.insert(id), set.insert(id), "{id}");
         }
         assert!(ids.insert(u64::MAX) && !ids.insert(u64::MAX));

@@ -81,6 +81,7 @@ pub(crate) struct Shared {
 /// What the one lock guards.
 #[derive(Default)]
 pub(crate) struct State {
+    last_ticket: Ticket,
     connections: HashMap<ConnectionId, Entry>,
     hubs: HashMap<Arc<str>, Members>,
 }
@@ -92,10 +93,16 @@ struct Entry {
 }
 
 pub(crate) struct Membership {
+    /// Which [`Member`](crate::Member) this is: a connection may be one, and later another.
+    ticket: Ticket,
     hub: Arc<str>,
     user: Option<Arc<str>>,
     pub(crate) groups: Vec<Arc<str>>,
 }
+
+/// A number that no other membership has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Ticket(u64);
 
 /// The members of one hub.
 #[derive(Default)]
@@ -266,20 +273,22 @@ impl Shared {
         state.leave(peer.id);
     }
 
-    /// Evicts the largest queues until the process is within its budget.
+    /// Evicts the largest queues until the process is within its budget. Queues that are about to
+    /// be thrown away count as gone.
     fn relieve(&self, state: &mut State) {
-        let mut excess = self.budget.excess();
+        let excess = self.budget.excess();
         if excess == 0 {
             return;
         }
         let peers = state.connections.values().map(|entry| Arc::clone(&entry.peer));
-        let mut peers: Vec<_> = peers.map(|peer| (peer.queued(), peer)).collect();
-        peers.sort_unstable_by_key(|(queued, _)| Reverse(*queued));
-        for (queued, peer) in peers {
+        let (doomed, mut peers): (Vec<_>, Vec<_>) = peers.partition(|peer| peer.is_evicted());
+        let mut excess = excess.saturating_sub(doomed.iter().map(|peer| peer.queued()).sum());
+        peers.sort_by_cached_key(|peer| Reverse(peer.queued()));
+        for peer in peers {
             if excess == 0 {
                 break;
             }
-            excess = excess.saturating_sub(queued);
+            excess = excess.saturating_sub(peer.queued());
             self.evict(state, &peer, CloseReason::Overloaded);
         }
     }
@@ -295,37 +304,42 @@ impl State {
     pub(crate) fn membership(
         &mut self,
         id: ConnectionId,
+        ticket: Ticket,
     ) -> Option<(&mut Membership, &mut Members)> {
         let membership = self.connections.get_mut(&id)?.membership.as_mut()?;
+        if membership.ticket != ticket {
+            return None;
+        }
         let here = self.hubs.get_mut(&membership.hub)?;
         Some((membership, here))
     }
 
     /// Makes a registered connection a member.
-    pub(crate) fn enter(&mut self, hub: &Arc<str>, peer: &Arc<Peer>, user: Option<Arc<str>>) {
-        let Some(entry) = self.connections.get_mut(&peer.id) else {
-            return;
-        };
+    pub(crate) fn enter(
+        &mut self,
+        hub: &Arc<str>,
+        peer: &Arc<Peer>,
+        user: Option<Arc<str>>,
+    ) -> Ticket {
+        self.last_ticket.0 += 1;
+        let ticket = self.last_ticket;
+        let Some(entry) = self.connections.get_mut(&peer.id) else { return ticket };
         let here = self.hubs.entry(Arc::clone(hub)).or_default();
         here.all.insert(peer.id, Arc::clone(peer));
         if let Some(user) = &user {
             let peers = here.users.entry(Arc::clone(user)).or_insert_with(|| Vec::with_capacity(1));
             peers.push(Arc::clone(peer));
         }
-        entry.membership = Some(Membership { hub: Arc::clone(hub), user, groups: Vec::new() });
+        let hub = Arc::clone(hub);
+        entry.membership = Some(Membership { ticket, hub, user, groups: Vec::new() });
+        ticket
     }
 
     /// Takes a connection out of its hub, its user and its groups; empty ones go with it.
     pub(crate) fn leave(&mut self, id: ConnectionId) {
-        let Some(entry) = self.connections.get_mut(&id) else {
-            return;
-        };
-        let Some(membership) = entry.membership.take() else {
-            return;
-        };
-        let Some(here) = self.hubs.get_mut(&membership.hub) else {
-            return;
-        };
+        let Some(entry) = self.connections.get_mut(&id) else { return };
+        let Some(membership) = entry.membership.take() else { return };
+        let Some(here) = self.hubs.get_mut(&membership.hub) else { return };
         here.all.remove(&id);
         if let Some(user) = membership.user {
             here.leave_user(&user, id);
@@ -357,9 +371,7 @@ impl Members {
     }
 
     fn leave_user(&mut self, user: &str, id: ConnectionId) {
-        let Some(peers) = self.users.get_mut(user) else {
-            return;
-        };
+        let Some(peers) = self.users.get_mut(user) else { return };
         peers.retain(|peer| peer.id != id);
         if peers.is_empty() {
             self.users.remove(user);
@@ -367,9 +379,7 @@ impl Members {
     }
 
     pub(crate) fn leave_group(&mut self, group: &str, id: ConnectionId) {
-        let Some(peers) = self.groups.get_mut(group) else {
-            return;
-        };
+        let Some(peers) = self.groups.get_mut(group) else { return };
         peers.remove(&id);
         shrink(peers);
         if peers.is_empty() {

@@ -265,11 +265,12 @@ async fn serve(flags: Flags) -> Result<ExitCode, Error> {
     let server = Server::with_config(config(&flags)).daemon_routes();
     let server = flags.access.guard(server, &mut reloads)?;
     let listeners = listeners(&flags, &mut reloads).await?;
+    // Before anybody is told that we are here, and may tell us to go.
+    let stop = signals::stop()?;
+    tokio::spawn(signals::reload_on_hangup(reloads)?);
     for listener in &listeners {
         log::info!("listening on {}", listener.local_address());
     }
-    let stop = signals::stop()?;
-    tokio::spawn(signals::reload_on_hangup(reloads)?);
     signals::tell_systemd(&[NotifyState::Ready]);
     let ended = server.run_on(listeners, stop).await;
     if ended.left > 0 {

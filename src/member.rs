@@ -6,7 +6,7 @@ use crate::{
     close::CloseReason,
     config::SameUser,
     frame::{Form, Message},
-    hub::{Hub, Sent, Target},
+    hub::{Hub, Sent, Target, Ticket},
     peer::{ConnectionId, Peer},
 };
 
@@ -34,6 +34,7 @@ pub struct Member {
     hub: Hub,
     user: Option<Arc<str>>,
     peer: Arc<Peer>,
+    ticket: Ticket,
 }
 
 impl Member {
@@ -58,9 +59,9 @@ impl Member {
             }
             (SameUser::Allow, _) | (_, None) => {}
         }
-        state.enter(&hub.name, peer, user.clone());
+        let ticket = state.enter(&hub.name, peer, user.clone());
         drop(state);
-        Ok(Self { hub, user, peer: Arc::clone(peer) })
+        Ok(Self { hub, user, peer: Arc::clone(peer), ticket })
     }
 
     /// The hub.
@@ -82,7 +83,7 @@ impl Member {
     /// connection was evicted or replaced.
     pub fn join_group(&self, group: &str) -> Result<(), JoinError> {
         let mut state = self.hub.shared.lock();
-        let Some((membership, here)) = state.membership(self.peer.id) else {
+        let Some((membership, here)) = state.membership(self.peer.id, self.ticket) else {
             return Err(JoinError::Closed);
         };
         if membership.groups.iter().any(|joined| **joined == *group) {
@@ -105,7 +106,7 @@ impl Member {
     /// Leaves a group; not to be in it changes nothing.
     pub fn leave_group(&self, group: &str) {
         let mut state = self.hub.shared.lock();
-        if let Some((membership, here)) = state.membership(self.peer.id) {
+        if let Some((membership, here)) = state.membership(self.peer.id, self.ticket) {
             membership.groups.retain(|joined| **joined != *group);
             here.leave_group(group, self.peer.id);
         }
@@ -129,6 +130,9 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.hub.shared.lock().leave(self.peer.id);
+        let mut state = self.hub.shared.lock();
+        if state.membership(self.peer.id, self.ticket).is_some() {
+            state.leave(self.peer.id);
+        }
     }
 }

@@ -103,6 +103,11 @@ impl Peer {
         Arc::new(Self { id, form, sender, queued: 0.into(), evicted: false.into() })
     }
 
+    /// Whether it is asked to close already; what waits for it is about to be thrown away.
+    pub(crate) fn is_evicted(&self) -> bool {
+        self.evicted.load(Relaxed)
+    }
+
     /// Bytes that wait for this connection.
     pub(crate) fn queued(&self) -> usize {
         self.queued.load(Relaxed)

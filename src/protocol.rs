@@ -6,7 +6,7 @@
 use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 
 use data_encoding::BASE64;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::frame::{Delivery, Form, Item, Opcode, Publication, payloads, push_frame, push_header};
@@ -83,10 +83,15 @@ struct Fields<'a> {
     #[serde(borrow)]
     event: Option<Text<'a>>,
     data_type: Option<DataType>,
-    #[serde(borrow)]
+    /// `null` is data too, so it must not be taken for its absence.
+    #[serde(default, borrow, deserialize_with = "present")]
     data: Option<&'a RawValue>,
     no_echo: Option<bool>,
     sequence_id: Option<u64>,
+}
+
+fn present<'de, D: Deserializer<'de>>(data: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(data).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -399,6 +404,7 @@ mod tests {
 
     #[test]
     fn data_is_carried_and_not_printed_again() {
+        assert_eq!(carried(r#"{"type":"sendToAll","data":null}"#).1, b"null");
         let data = "{\"z\": 1.0,  \"a\":12345678901234567890, \"e\":1e2}";
         let (envelope, bare) = carried(&format!(r#"{{"type":"sendToAll","data":{data}}}"#));
         let expected =

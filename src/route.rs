@@ -66,16 +66,12 @@ impl Pattern {
     /// Matches the raw path of a request URI, before percent-decoding, so that `%2F` in a
     /// parameter is a slash of the parameter and not of the path.
     pub(crate) fn matches(&self, path: &str) -> Match {
-        let Some(path) = path.strip_prefix('/') else {
-            return Match::No;
-        };
+        let Some(path) = path.strip_prefix('/') else { return Match::No };
         let mut parts = path.split('/');
         let mut params = Vec::new();
         let mut bad = None;
         for segment in &self.segments {
-            let Some(part) = parts.next() else {
-                return Match::No;
-            };
+            let Some(part) = parts.next() else { return Match::No };
             match segment {
                 Segment::Literal(literal) if literal == part => {}
                 Segment::Literal(_) => return Match::No,

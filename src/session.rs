@@ -6,7 +6,6 @@
 //! a handler waits for something else.
 
 use std::{
-    any::Any,
     future::Future,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -120,14 +119,20 @@ pub(crate) fn lock(io: &Mutex<Io>) -> MutexGuard<'_, Io> {
     io.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn poll_handler(handler: &mut HandlerFuture, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
-    let polled = catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx)));
-    polled.unwrap_or_else(|panic| Poll::Ready(Err(format!("panicked: {}", panic_text(&*panic)))))
+/// How a handler ended.
+enum End {
+    Returned,
+    /// With an error: the text is for the log.
+    Failed(String),
+    Panicked,
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+fn poll_handler(handler: &mut HandlerFuture, cx: &mut Context<'_>) -> Poll<End> {
+    match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(|result| result.map_or_else(End::Failed, |()| End::Returned)),
+        // The panic hook has said what and where.
+        Err(_) => Poll::Ready(End::Panicked),
+    }
 }
 
 impl Io {
@@ -164,6 +169,7 @@ impl Io {
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         while self.phase == Phase::Open {
             if self.wire.replies() > HIGH_WATER {
+                self.listening = false;
                 return self.wait(cx);
             }
             let next = self.wire.poll_next(cx, &self.config);
@@ -208,6 +214,7 @@ impl Io {
         if self.phase != Phase::Open {
             Poll::Ready(Err(()))
         } else if self.wire.replies() > HIGH_WATER {
+            self.listening = false;
             self.wait(cx)
         } else {
             Poll::Ready(Ok(()))
@@ -254,10 +261,18 @@ impl Io {
         }
     }
 
-    fn handler_ended(&mut self, end: Result<(), String>) {
-        if let Err(error) = end {
+    /// An error of a handler whose connection is closing is most likely the news of that.
+    fn handler_ended(&mut self, end: End) {
+        let failed = match end {
+            End::Returned => false,
+            End::Failed(error) => {
+                log::debug!("a handler failed: {}", error.escape_debug());
+                self.phase == Phase::Open
+            }
+            End::Panicked => true,
+        };
+        if failed {
             self.registration.metrics().handler_failures.add(1);
-            log::error!("a handler failed: {}", error.escape_debug());
             self.begin_close(CloseReason::HandlerFailed);
         }
         self.begin_close(CloseReason::Local { code: 1000, reason: String::new() });

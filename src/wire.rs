@@ -65,6 +65,8 @@ struct Input {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// tungstenite has asked for more than there is: it holds no whole frame of its own either.
+    drained: bool,
 }
 
 thread_local! {
@@ -75,9 +77,10 @@ thread_local! {
 impl Wire {
     /// `early` is what came behind the request head.
     pub(crate) fn new(socket: Socket, early: Vec<u8>, config: &Config) -> Self {
-        let input = (!early.is_empty()).then(|| {
+        let count = early.len();
+        let input = (count > 0).then(|| {
             let mut input = Input::lend(config);
-            (input.start, input.end, input.bytes) = (0, early.len(), early);
+            input.fill(early, count);
             input
         });
         Self { socket, input, output: None, heard: false }
@@ -102,17 +105,16 @@ impl Wire {
             };
             self.heard = true;
             let input = self.input.get_or_insert_with(|| Input::lend(config));
-            (input.bytes, input.start, input.end) = (bytes, 0, count);
+            input.fill(bytes, count);
         }
     }
 
     /// The next thing in what was read already; `None` when more has to be read.
     pub(crate) fn decode(&mut self) -> Result<Option<Inbound>, CloseReason> {
-        let Some(input) = &mut self.input else {
-            return Ok(None);
-        };
+        let Some(input) = &mut self.input else { return Ok(None) };
         let (protocol, mut pipe) = input.split(&mut self.output);
         let read = protocol.read(&mut pipe);
+        input.drained = is_would_block(&read);
         let violation = input.watch.take_violation();
         input.give_scratch_if_drained();
         if let Some(violation) = violation {
@@ -120,9 +122,7 @@ impl Wire {
         }
         let message = match read {
             Ok(message) => message,
-            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(None);
-            }
+            Err(_) if input.drained => return Ok(None),
             Err(error) => return Err(reason_of(error)),
         };
         Ok(Some(match message {
@@ -204,9 +204,7 @@ impl Wire {
         cx: &mut Context<'_>,
         progress: &mut bool,
     ) -> Poll<io::Result<()>> {
-        let Some(output) = &mut self.output else {
-            return Poll::Ready(Ok(()));
-        };
+        let Some(output) = &mut self.output else { return Poll::Ready(Ok(())) };
         output.poll_write(cx, &mut self.socket, progress)
     }
 
@@ -276,10 +274,14 @@ impl Input {
                 .max_frame_size(limit);
             let protocol = WebSocketContext::new(Role::Server, Some(settings));
             let (watch, bytes) = (FrameWatch::default(), Vec::new());
-            Box::new(Self { protocol, watch, bytes, start: 0, end: 0 })
+            Box::new(Self { protocol, watch, bytes, start: 0, end: 0, drained: true })
         });
         input.watch = FrameWatch::new(config.max_fragments);
         input
+    }
+
+    fn fill(&mut self, bytes: Vec<u8>, count: usize) {
+        (self.bytes, self.start, self.end, self.drained) = (bytes, 0, count, false);
     }
 
     fn give_back(self: Box<Self>) {
@@ -290,7 +292,7 @@ impl Input {
 
     /// Nothing in it that another connection must not get.
     fn is_between_messages(&self) -> bool {
-        self.start == self.end && self.watch.is_between_messages() && self.protocol.can_write()
+        self.drained && self.watch.is_between_messages() && self.protocol.can_write()
     }
 
     fn split<'a>(
@@ -372,6 +374,10 @@ impl From<Violation> for CloseReason {
             Violation::TooManyFragments => Self::Policy("too many fragments"),
         }
     }
+}
+
+fn is_would_block<T>(read: &Result<T, tungstenite::Error>) -> bool {
+    matches!(read, Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// What the peer is told of tungstenite's verdict (RFC 6455 section 7.4.1).

@@ -152,7 +152,7 @@ impl Speaker<'_> {
             }
         };
         let ack_id = frame.ack_id;
-        if ack_id.is_some_and(|id| !self.ack_ids.insert(id)) {
+        if ack_id.is_some_and(|id| self.ack_ids.contains(id)) {
             let message = "this ackId was used before";
             return Some(protocol::failure(ack_id, ErrorName::Duplicate, message));
         }
@@ -160,7 +160,11 @@ impl Speaker<'_> {
             return Some(protocol::PONG.to_owned());
         }
         match self.carry_out(frame.action, ack_id.is_some()) {
-            Ok(()) => ack_id.map(protocol::ack),
+            Ok(()) => ack_id.map(|id| {
+                // One that failed may be tried again under the same id.
+                self.ack_ids.insert(id);
+                protocol::ack(id)
+            }),
             Err((name, message)) => Some(protocol::failure(ack_id, name, &message)),
         }
     }
@@ -228,9 +232,7 @@ impl Speaker<'_> {
 
     /// Queues what was accepted.
     fn publish(&mut self) -> Sent {
-        let Some(mut outbox) = self.outbox.take() else {
-            return Sent::default();
-        };
+        let Some(mut outbox) = self.outbox.take() else { return Sent::default() };
         let target = match &outbox.target {
             Receivers::All => Target::All,
             Receivers::Group(group) => Target::Group(group),
