@@ -25,7 +25,11 @@ pub(crate) struct Answer {
 impl From<Rejection> for Answer {
     fn from(rejection: Rejection) -> Self {
         let body = format!("{}\n", rejection.text).into_bytes();
-        Self::new(rejection.status, "text/plain; charset=utf-8", body)
+        let answer = Self::new(rejection.status, "text/plain; charset=utf-8", body);
+        if rejection.status == http::StatusCode::UNAUTHORIZED {
+            return answer.with("www-authenticate", "Bearer");
+        }
+        answer
     }
 }
 

@@ -99,6 +99,11 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'a> ClientFrame<'a> {
     pub(crate) fn parse(text: &'a str) -> Result<Self, BadFrame> {
+        // serde would read the fields from an array too, one behind the other.
+        if !text.trim_start().starts_with('{') {
+            let message = "a frame is one JSON object".to_owned();
+            return Err(BadFrame { ack_id: None, message });
+        }
         let fields: Fields<'a> = serde_json::from_str(text)
             .map_err(|error| BadFrame { ack_id: ack_id(text), message: error.to_string() })?;
         let ack_id = fields.ack_id;
@@ -188,8 +193,12 @@ fn payload(data_type: Option<DataType>, data: Option<&RawValue>) -> Result<Paylo
     Ok(payload)
 }
 
+/// Only what is escaped can be a string to a lenient reader and none to a strict one: half a
+/// surrogate pair.
 fn is_string(data: &RawValue) -> bool {
-    data.get().starts_with('"')
+    let text = data.get();
+    text.starts_with('"')
+        && (!text.contains('\\') || serde_json::from_str::<Text<'_>>(text).is_ok())
 }
 
 fn decode_base64(data: &RawValue) -> Option<Vec<u8>> {
@@ -366,8 +375,12 @@ mod tests {
             (r#"{"type":"sequenceAck"}"#, "sequenceId: is required"),
             (r#"{"type":"nonsense"}"#, "type: is not one"),
             ("{}", "missing field `type`"),
-            ("nonsense", "expected"),
-            ("", "EOF"),
+            ("nonsense", "one JSON object"),
+            ("", "one JSON object"),
+            (r#"["ping",null,null,null,null,null,null,null,null,null]"#, "one JSON object"),
+            ("[5]", "one JSON object"),
+            ("{", "EOF"),
+            (r#"{"type":"sendToAll","dataType":"text","data":"\ud800"}"#, "data: must be a string"),
         ] {
             let (ack_id, message) = error(frame);
             assert!(message.contains(field), "{frame}: {message}");

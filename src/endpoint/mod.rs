@@ -67,9 +67,7 @@ mod tests {
 
     #[test]
     fn the_page_keeps_to_its_policy() {
-        for forbidden in
-            ["innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", " style=\""]
-        {
+        for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", " style=\""] {
             assert!(!CONSOLE.contains(forbidden), "{forbidden}");
         }
     }

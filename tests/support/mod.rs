@@ -1,0 +1,70 @@
+//! What the integration tests share: a server in this process, the daemon as a process of its own, a client that writes
+//! any bytes, a client that nobody here wrote, one that speaks the JSON protocol, and a witness of the server's health.
+//!
+//! Everything here that waits does so for a condition and under [`DEADLINE`].
+
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
+#![allow(unreachable_pub, reason = "a module of many crates, each with a face of its own")]
+
+mod client;
+mod daemon;
+mod frames;
+mod http;
+mod json;
+mod raw;
+mod server;
+mod witness;
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+pub use client::{WebSocket, close_of, connect, connect_with, next_message, send};
+pub use daemon::{Daemon, Failed, hubnerite};
+pub use frames::{ClientFrame, LengthForm, ServerFrame};
+pub use http::{ACCEPT, HttpAnswer, KEY, upgrade, upgrade_with};
+pub use json::JsonClient;
+pub use raw::{End, RawClient};
+pub use server::TestServer;
+pub use witness::Witness;
+
+/// How long anything may take that should happen at once: long, because the machine is shared.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The output of `future`.
+///
+/// # Panics
+/// If it takes longer than [`DEADLINE`], with `what` was waited for.
+pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    within_time(DEADLINE, what, future).await
+}
+
+/// [`within`] another time.
+pub async fn within_time<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(limit, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: not within {limit:?}"),
+    }
+}
+
+/// Waits for a condition of which nobody tells, by looking again and again.
+///
+/// # Panics
+/// If it is not met within [`DEADLINE`], with `what` was waited for and what it was instead.
+pub async fn eventually<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    expected: T,
+    mut look: impl FnMut() -> T,
+) {
+    let start = Instant::now();
+    let mut again = tokio::time::interval(Duration::from_millis(2));
+    loop {
+        again.tick().await;
+        let found = look();
+        if found == expected {
+            return;
+        }
+        assert!(start.elapsed() < DEADLINE, "{what}: {found:?} instead of {expected:?}");
+    }
+}
