@@ -3,7 +3,7 @@
 use std::{
     fmt,
     future::{Future, poll_fn},
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::Poll,
 };
 
@@ -16,7 +16,7 @@ use crate::{
     hub::Hub,
     member::{Member, UserTaken},
     peer::{ConnectionId, Peer, Push},
-    session::{Io, lock},
+    session::Shared,
 };
 
 /// One open connection, as its handler sees it.
@@ -26,12 +26,10 @@ use crate::{
 /// pings are sent and the closing handshake is done whether it is in [`recv`](Self::recv) or not.
 /// Only reading waits for it, and with it the peer, by TCP's own means.
 pub struct Connection {
-    io: Arc<Mutex<Io>>,
-    hub: Hub,
-    id: ConnectionId,
-    identity: Arc<Identity>,
-    /// The place in the hub that the opening handshake took, if the route asks for one.
-    member: Option<Member>,
+    shared: Arc<Shared>,
+    /// The place in the hub that the opening handshake took, if the route asks for one. Boxed,
+    /// because a handler's future holds a connection more than once.
+    member: Option<Box<Member>>,
 }
 
 /// The connection is closed or about to be; [`Connection::close_reason`] says why.
@@ -40,14 +38,8 @@ pub struct Connection {
 pub struct Closed;
 
 impl Connection {
-    pub(crate) fn new(
-        io: Arc<Mutex<Io>>,
-        hub: Hub,
-        identity: Arc<Identity>,
-        member: Option<Member>,
-    ) -> Self {
-        let id = lock(&io).registration().peer.id;
-        Self { io, hub, id, identity, member }
+    pub(crate) fn new(shared: Arc<Shared>, member: Option<Member>) -> Self {
+        Self { shared, member: member.map(Box::new) }
     }
 
     /// The next message, or `None` once the connection is closed or about to be.
@@ -55,13 +47,13 @@ impl Connection {
     /// Pings are answered and pongs are taken in on the way. Cancel safe: a call that is dropped
     /// has lost nothing.
     pub async fn recv(&mut self) -> Option<Message> {
-        poll_fn(|cx| lock(&self.io).poll_recv(cx)).await
+        poll_fn(|cx| self.shared.lock().poll_recv(cx)).await
     }
 
     /// A message that has come already, if there is one: `None` says that [`recv`](Self::recv)
     /// would have to look at the socket. Lets a handler do something once for a whole batch.
     pub fn try_recv(&mut self) -> Option<Message> {
-        lock(&self.io).try_recv()
+        self.shared.lock().try_recv()
     }
 
     /// Queues a message; it is written when the handler waits next. Waits itself only while more
@@ -73,7 +65,7 @@ impl Connection {
     pub async fn send(&mut self, message: impl Into<Message>) -> Result<(), Closed> {
         let mut message = Some(message.into());
         poll_fn(|cx| {
-            let mut io = lock(&self.io);
+            let mut io = self.shared.lock();
             let room = io.poll_room(cx).map_err(|()| Closed);
             if room == Poll::Ready(Ok(()))
                 && let Some(message) = message.take()
@@ -104,7 +96,7 @@ impl Connection {
     /// Queues text that is at hand as bytes, without a copy of its own.
     pub(crate) async fn send_encoded(&mut self, text: &str) -> Result<(), Closed> {
         poll_fn(|cx| {
-            let mut io = lock(&self.io);
+            let mut io = self.shared.lock();
             let room = io.poll_room(cx).map_err(|()| Closed);
             if room == Poll::Ready(Ok(())) {
                 io.wire().push_with(|own| push_frame(own, Opcode::Text, text.as_bytes()));
@@ -126,27 +118,27 @@ impl Connection {
     }
 
     pub(crate) fn end(&mut self, reason: CloseReason) {
-        lock(&self.io).begin_close(reason);
+        self.shared.lock().begin_close(reason);
     }
 
     /// Why the connection is closed or about to be; `None` while it is open.
     #[must_use]
     pub fn close_reason(&self) -> Option<CloseReason> {
-        lock(&self.io).reason().cloned()
+        self.shared.lock().reason().cloned()
     }
 
     /// Starts a task of its own that ends with the connection at the latest: it is aborted when
     /// the connection begins to close. To send its result back, move a [`Sender`] into it. A panic
     /// in it ends it and nothing else.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        lock(&self.io).spawn(task);
+        self.shared.lock().spawn(task);
     }
 
     /// A handle that queues messages for this connection from anywhere.
     #[must_use]
     pub fn sender(&self) -> Sender {
-        let peer = Arc::clone(&lock(&self.io).registration().peer);
-        Sender { hub: self.hub.clone(), peer }
+        let peer = Arc::clone(&self.shared.lock().registration().peer);
+        Sender { hub: self.shared.hub.clone(), peer }
     }
 
     /// Makes this connection a member of a hub, under this name if one is given. It leaves when
@@ -158,36 +150,36 @@ impl Connection {
     /// # Panics
     /// If the hub belongs to another server.
     pub fn join(&self, hub: &Hub, user: Option<&str>) -> Result<Member, UserTaken> {
-        assert!(hub.is_beside(&self.hub), "the hub belongs to another server");
-        let peer = Arc::clone(&lock(&self.io).registration().peer);
+        assert!(hub.is_beside(&self.shared.hub), "the hub belongs to another server");
+        let peer = Arc::clone(&self.shared.lock().registration().peer);
         Member::join(hub.clone(), &peer, user.map(Into::into))
     }
 
     /// The member that the opening handshake made of this connection.
-    pub(crate) fn take_member(&mut self) -> Option<Member> {
+    pub(crate) fn take_member(&mut self) -> Option<Box<Member>> {
         self.member.take()
     }
 
     /// This connection's name.
     #[must_use]
     pub fn id(&self) -> ConnectionId {
-        self.id
+        self.shared.id
     }
 
     pub(crate) fn shared_identity(&self) -> Arc<Identity> {
-        Arc::clone(&self.identity)
+        Arc::clone(&self.shared.identity)
     }
 
     /// Who the guard said this is; anonymous without a guard.
     #[must_use]
     pub fn identity(&self) -> &Identity {
-        &self.identity
+        &self.shared.identity
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Connection").field("id", &self.id()).finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{fmt, future::Future, sync::Arc};
 
+use futures_util::FutureExt;
+
 use crate::{
     auth::{Guard, Identity, Rejection, Request},
     connection::Connection,
@@ -24,8 +26,7 @@ where
     O: Outcome + 'static,
 {
     fn start(&self, connection: Connection, params: Params) -> HandlerFuture {
-        let handler = self(connection, params);
-        Box::pin(async move { handler.await.into_result() })
+        Box::pin(self(connection, params).map(Outcome::into_result))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -34,7 +34,7 @@ use crate::{
     origin::{check_host, check_origin},
     route::{Match, Params},
     server::Shared,
-    session::{Io, Opened},
+    session::{self, Io, Opened},
     socket::{PeerAddr, Socket},
     wire::Wire,
 };
@@ -53,8 +53,9 @@ const HURRIED: Duration = Duration::from_secs(1);
 pub(crate) async fn open(
     incoming: Incoming,
     admitted: Option<Admitted>,
-    server: &Shared,
+    server: Arc<Shared>,
 ) -> Option<Opened> {
+    let server = &*server;
     let peer = incoming.peer;
     let _pending = server.handshakes.enter();
     let hurried = server.handshakes.count() > MANY_HANDSHAKES;
@@ -235,11 +236,10 @@ impl Agreed {
         if server.has_stopped() {
             io.begin_close(CloseReason::Restart { reconnect_after: Duration::from_secs(1) });
         }
-        let io = Arc::new(Mutex::new(io));
-        let hub = server.hub.clone();
-        let connection = Connection::new(Arc::clone(&io), hub, self.identity, self.member);
+        let shared = session::Shared::new(io, server.hub.clone(), self.identity);
+        let connection = Connection::new(Arc::clone(&shared), self.member);
         let handler = self.route.handler.start(connection, self.params);
-        Opened { io, handler, admitted: self.admitted }
+        Opened { shared, handler, admitted: self.admitted }
     }
 }
 

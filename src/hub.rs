@@ -89,7 +89,8 @@ pub(crate) struct State {
 /// One connection, and where it has to be taken out of.
 struct Entry {
     peer: Arc<Peer>,
-    membership: Option<Membership>,
+    /// Boxed: not every connection is a member, and maps have room for more than they hold.
+    membership: Option<Box<Membership>>,
 }
 
 pub(crate) struct Membership {
@@ -331,7 +332,8 @@ impl State {
             peers.push(Arc::clone(peer));
         }
         let hub = Arc::clone(hub);
-        entry.membership = Some(Membership { ticket, hub, user, groups: Vec::new() });
+        let membership = Membership { ticket, hub, user, groups: Vec::new() };
+        entry.membership = Some(Box::new(membership));
         ticket
     }
 

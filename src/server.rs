@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{Either, join_all, select};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Either, join_all, select},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep, timeout},
@@ -30,7 +33,7 @@ use crate::{
     listener::{Incoming, Listener},
     proxy::TrustedProxies,
     route::Pattern,
-    session,
+    session::{self, Opened},
 };
 
 /// A WebSocket server: routes, a hub, and the limits of both.
@@ -218,7 +221,14 @@ async fn accept_loop(listener: Listener, shared: Arc<Shared>, permits: Arc<Semap
             Ok(incoming) => {
                 pause.reset();
                 let permit = Arc::clone(&permits).try_acquire_owned().ok();
-                tokio::spawn(serve(incoming, Arc::clone(&shared), permit));
+                match admit(&incoming, &shared, permit.is_some()) {
+                    Ok(admitted) => {
+                        // Boxed, so that its memory is gone once the session begins.
+                        let opening = handshake::open(incoming, admitted, Arc::clone(&shared));
+                        tokio::spawn(serve(opening.boxed(), shared.hub.clone(), permit));
+                    }
+                    Err(answer) => drop(tokio::spawn(refuse(incoming, answer, shared.hub.clone()))),
+                }
             }
             Err(error) => pause.after(&error, &listener).await,
         }
@@ -226,16 +236,12 @@ async fn accept_loop(listener: Listener, shared: Arc<Shared>, permits: Arc<Semap
 }
 
 /// One socket from its accept to its end.
-async fn serve(incoming: Incoming, shared: Arc<Shared>, permit: Option<OwnedSemaphorePermit>) {
-    let admitted = match admit(&incoming, &shared, permit.is_some()) {
-        Ok(admitted) => admitted,
-        Err(answer) => return Box::pin(refuse(incoming, answer, &shared)).await,
-    };
-    // Boxed, so that its memory is gone once the session begins.
-    let opened = Box::pin(handshake::open(incoming, admitted, &shared)).await;
-    let Some(opened) = opened else { return };
-    let hub = shared.hub.clone();
-    drop(shared);
+async fn serve(
+    opening: BoxFuture<'static, Option<Opened>>,
+    hub: Hub,
+    _permit: Option<OwnedSemaphorePermit>,
+) {
+    let Some(opened) = opening.await else { return };
     let (id, reason) = session::run(opened).await;
     hub.metrics().closed.add(1);
     log::debug!("connection {id} {reason}");
@@ -252,8 +258,8 @@ fn admit(incoming: &Incoming, shared: &Shared, room: bool) -> Result<Option<Admi
     Ok(admitted.map_err(|TooMany| handshake::too_many_of_one())?.flatten())
 }
 
-async fn refuse(incoming: Incoming, answer: Answer, shared: &Shared) {
-    shared.hub.metrics().refused.add(1);
+async fn refuse(incoming: Incoming, answer: Answer, hub: Hub) {
+    hub.metrics().refused.add(1);
     if let Some(mut socket) = incoming.into_plain() {
         answer.send(&mut socket).await;
     }

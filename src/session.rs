@@ -24,11 +24,12 @@ use tokio::{
 
 use crate::{
     address_limits::Admitted,
+    auth::Identity,
     bucket::Bucket,
     close::CloseReason,
     config::Config,
     frame::{Delivery, Item, Message},
-    hub::Registration,
+    hub::{Hub, Registration},
     peer::ConnectionId,
     wire::{Inbound, Wire},
 };
@@ -43,9 +44,29 @@ const MAX_DISCARDED: usize = 64 << 10;
 /// Later than any deadline.
 const NEVER: Duration = Duration::from_hours(24 * 365 * 10);
 
+/// What a connection's task and the handle that its handler holds share: one allocation.
+pub(crate) struct Shared {
+    io: Mutex<Io>,
+    pub(crate) id: ConnectionId,
+    pub(crate) hub: Hub,
+    pub(crate) identity: Arc<Identity>,
+}
+
+impl Shared {
+    pub(crate) fn new(io: Io, hub: Hub, identity: Arc<Identity>) -> Arc<Self> {
+        let id = io.registration.peer.id;
+        Arc::new(Self { io: Mutex::new(io), id, hub, identity })
+    }
+
+    /// A poisoned lock is as good as any: what a panic leaves behind is a connection to be closed.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Io> {
+        self.io.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A connection whose opening handshake is done.
 pub(crate) struct Opened {
-    pub(crate) io: Arc<Mutex<Io>>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) handler: HandlerFuture,
     /// Held until the end: the connection counts for its address that long.
     pub(crate) admitted: Option<Admitted>,
@@ -95,28 +116,22 @@ enum Phase {
 
 /// Runs an open connection until both its closing handshake and its handler are over.
 pub(crate) async fn run(opened: Opened) -> (ConnectionId, CloseReason) {
-    let Opened { io, handler, admitted: _admitted } = opened;
-    let mut timer = pin!(sleep_until(lock(&io).keepalive_at));
+    let Opened { shared, handler, admitted: _admitted } = opened;
+    let mut timer = pin!(sleep_until(shared.lock().keepalive_at));
     let mut handler = Some(handler);
     poll_fn(|cx| {
         if let Some(running) = &mut handler
             && let Poll::Ready(end) = poll_handler(running, cx)
         {
             handler = None;
-            lock(&io).handler_ended(end);
+            shared.lock().handler_ended(end);
         }
-        let connection = lock(&io).poll_drive(cx, timer.as_mut());
+        let connection = shared.lock().poll_drive(cx, timer.as_mut());
         if handler.is_some() { Poll::Pending } else { connection }
     })
     .await;
-    let io = lock(&io);
-    let reason = io.reason.clone().unwrap_or(CloseReason::Lost(io::ErrorKind::NotConnected));
-    (io.registration.peer.id, reason)
-}
-
-/// A poisoned lock is as good as any: what a panic leaves behind is a connection to be closed.
-pub(crate) fn lock(io: &Mutex<Io>) -> MutexGuard<'_, Io> {
-    io.lock().unwrap_or_else(PoisonError::into_inner)
+    let reason = shared.lock().reason.clone();
+    (shared.id, reason.unwrap_or(CloseReason::Lost(io::ErrorKind::NotConnected)))
 }
 
 /// How a handler ended.

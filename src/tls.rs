@@ -40,8 +40,12 @@ pub struct TlsFiles {
 /// TLS 1.2 and 1.3 for a [`Listener`](crate::Listener). Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     files: TlsFiles,
-    acceptor: Arc<RwLock<TlsAcceptor>>,
+    acceptor: RwLock<TlsAcceptor>,
 }
 
 impl Tls {
@@ -50,8 +54,8 @@ impl Tls {
     /// # Errors
     /// [`Error::Tls`] names the file that cannot be used, and why.
     pub fn load(files: TlsFiles) -> Result<Self, Error> {
-        let acceptor = Arc::new(RwLock::new(acceptor(&files)?));
-        Ok(Self { files, acceptor })
+        let acceptor = RwLock::new(acceptor(&files)?);
+        Ok(Self { shared: Arc::new(Shared { files, acceptor }) })
     }
 
     /// Reads the files again, for connections that are accepted from now on.
@@ -59,20 +63,20 @@ impl Tls {
     /// # Errors
     /// Like [`Tls::load`]; then the certificates stay as they were.
     pub fn reload(&self) -> Result<(), Error> {
-        let new = acceptor(&self.files)?;
-        *self.acceptor.write().unwrap_or_else(PoisonError::into_inner) = new;
+        let new = acceptor(&self.shared.files)?;
+        *self.shared.acceptor.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 
     pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let acceptor = self.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let acceptor = self.shared.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone();
         acceptor.accept(stream).await
     }
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Tls").field("files", &self.shared.files).finish_non_exhaustive()
     }
 }
 
