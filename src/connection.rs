@@ -160,6 +160,12 @@ impl Connection {
         self.member.take()
     }
 
+    /// The server's hub.
+    #[must_use]
+    pub fn hub(&self) -> &Hub {
+        &self.shared.hub
+    }
+
     /// This connection's name.
     #[must_use]
     pub fn id(&self) -> ConnectionId {

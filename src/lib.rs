@@ -1,22 +1,19 @@
 //! A WebSocket hub: endpoints by path, named users, groups and broadcast.
 //!
 //! ```no_run
-//! use hubnerite::{Connection, Hub, Message, Params, Server};
+//! use hubnerite::{Connection, Params, Server};
 //!
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let server = Server::new();
-//! let hub = server.hub();
-//! let chat = move |mut connection: Connection, params: Params| {
-//!     let hub = hub.clone();
-//!     async move {
-//!         let Ok(_member) = connection.join(&hub, Some(&params["user_id"])) else { return };
-//!         while let Some(message) = connection.recv().await {
-//!             hub.send_to_all(message);
-//!         }
+//! async fn chat(mut connection: Connection, params: Params) {
+//!     let hub = connection.hub().clone();
+//!     let Ok(_member) = connection.join(&hub, Some(&params["user_id"])) else { return };
+//!     while let Some(message) = connection.recv().await {
+//!         hub.send_to_all(message);
 //!     }
-//! };
+//! }
+//!
+//! # async fn run() -> std::io::Result<()> {
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
-//! server.route("/ws/{user_id}", chat).run(listener, std::future::pending()).await;
+//! Server::new().route("/ws/{user_id}", chat).run(listener, std::future::pending()).await;
 //! # Ok(())
 //! # }
 //! ```

@@ -20,12 +20,16 @@ use crate::signals::Reloads;
 mod logging;
 mod signals;
 
+/// What is said below the flags.
+const NOTES: &str = "\
+Every flag is also an environment variable: --max-groups 8 is HUBNERITE_MAX_GROUPS=8. A flag that
+may be repeated takes several values there, with commas between them.
+Durations are written 10s, 500ms or 2m; plain numbers are seconds.
+Sizes are written 64KiB or 1MiB; plain numbers are bytes.";
+
 /// A WebSocket hub: endpoints by path, named users, groups and broadcast.
-///
-/// Durations are written 10s, 500ms or 2m; plain numbers are seconds. Sizes are written 64KiB or
-/// 1MiB; plain numbers are bytes.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_help = NOTES, mut_args(|arg| arg.hide_env(true)))]
 struct Flags {
     /// Addresses to listen on: HOST:PORT or unix:PATH; may be repeated
     #[arg(long, env = "HUBNERITE_LISTEN", value_name = "ADDRESS", value_delimiter = ',')]
@@ -107,8 +111,10 @@ struct AccessFlags {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 struct LimitFlags {
-    /// What happens when a user who is connected connects again
+    /// When a user who is connected connects again: allow both, replace the older (closed with
+    /// 4000) or reject the newer (answered 409)
     #[arg(long, env = "HUBNERITE_SAME_USER", value_name = "POLICY", default_value = "allow")]
+    #[arg(hide_possible_values = true)]
     same_user: SameUser,
 
     /// From accept to the answer of the opening handshake
