@@ -24,7 +24,8 @@ class Service:
         self.news.settimeout(DEADLINE)
         self.pid = os.fork()
         if self.pid == 0:
-            os.dup2(listener.fileno(), 3, inheritable=True)
+            os.dup2(listener.fileno(), 3)
+            os.set_inheritable(3, True)  # which dup2 leaves undone where the file is number 3 already
             os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), NOTIFY_SOCKET=path)
             os.execv(BINARY, [BINARY, "--log-level", "warn"])
 
