@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::{
     auth::Identity,
     close::{CloseReason, is_sendable},
-    frame::{Form, Message, Opcode, Publication, Utf8Bytes, push_frame},
+    frame::{Form, Message, Publication, Utf8Bytes},
     hub::Hub,
     member::{Member, UserTaken},
     peer::{ConnectionId, Peer, Push},
@@ -71,6 +71,7 @@ impl Connection {
                 && let Some(message) = message.take()
             {
                 io.wire().push_message(message);
+                io.wake_task(cx);
             }
             room
         })
@@ -99,7 +100,8 @@ impl Connection {
             let mut io = self.shared.lock();
             let room = io.poll_room(cx).map_err(|()| Closed);
             if room == Poll::Ready(Ok(())) {
-                io.wire().push_with(|own| push_frame(own, Opcode::Text, text.as_bytes()));
+                io.wire().push_text(text);
+                io.wake_task(cx);
             }
             room
         })

@@ -2,10 +2,12 @@
 
 use std::{
     net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use tokio::{
     sync::mpsc::UnboundedReceiver,
     time::{Instant, timeout_at},
@@ -21,7 +23,7 @@ use tokio_tungstenite::tungstenite::{
 use crate::{
     address_limits::{Admitted, TooMany},
     answer::Answer,
-    auth::{BEARER, Identity, Rejection, Request},
+    auth::{BEARER, Guard, Identity, Rejection, Request},
     close::CloseReason,
     config::Expiry,
     connection::Connection,
@@ -140,7 +142,8 @@ async fn negotiate(
 
 async fn agree(head: &[u8], mut peer: Peer, server: &Shared) -> Result<Agreed, Answer> {
     let line = RequestLine::parse(head)?;
-    let path = line.path();
+    head::check_framing(head, &line)?;
+    let path = line.path;
     if let Some(page) = server.page(path) {
         return Err(if line.method == "GET" { page } else { wrong_method() });
     }
@@ -148,10 +151,10 @@ async fn agree(head: &[u8], mut peer: Peer, server: &Shared) -> Result<Agreed, A
     if line.method != "GET" {
         return Err(wrong_method());
     }
-    let Ok(Some((_, http))) = http::Request::<()>::try_parse(head) else {
+    let Ok(Some((_, mut http))) = http::Request::<()>::try_parse(head) else {
         return Err(bad("a malformed head").into());
     };
-    check_framing(http.headers(), &http)?;
+    join_connection_fields(http.headers_mut());
     check_host(http.headers(), &server.config.allow_hosts)?;
     check_upgrade(http.headers())?;
     let response = create_response(&http).map_err(|error| bad(&error.to_string()))?;
@@ -160,11 +163,17 @@ async fn agree(head: &[u8], mut peer: Peer, server: &Shared) -> Result<Agreed, A
     let (peer, certificate_subject) = (peer.address, peer.certificate_subject);
     let request = Request { http, params, peer, client, origin, certificate_subject };
     let identity = match route.guard.as_ref().or(server.guard.as_ref()) {
-        Some(guard) => Arc::new(guard.check(&request).await?),
+        Some(guard) => Arc::new(ask(&**guard, &request).await?),
         None => Arc::clone(&server.anonymous),
     };
     let agreed = take_seat(request, route, identity, response, server)?;
     Ok(Agreed { admitted, ..agreed })
+}
+
+/// A guard that panics lets nobody in.
+async fn ask(guard: &dyn Guard, request: &Request) -> Result<Identity, Rejection> {
+    let check = AssertUnwindSafe(async { guard.check(request).await });
+    check.catch_unwind().await.unwrap_or_else(|_| Err(Rejection::new(500, "internal error")))
 }
 
 /// Who the client is, and its permission for one connection. A trusted proxy is asked for whom it
@@ -238,7 +247,9 @@ impl Agreed {
         }
         let shared = session::Shared::new(io, server.hub.clone(), self.identity);
         let connection = Connection::new(Arc::clone(&shared), self.member);
-        let handler = self.route.handler.start(connection, self.params);
+        // A handler may panic before it has come to its first await.
+        let start = || self.route.handler.start(connection, self.params);
+        let handler = catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|_| session::panicked());
         Opened { shared, handler, admitted: self.admitted }
     }
 }
@@ -258,24 +269,15 @@ fn find_route(path: &str, server: &Shared) -> Result<(Arc<Route>, Params), Answe
     Err(Rejection::new(404, "not found").into())
 }
 
-/// No body, one host: nothing that a proxy before us could have understood in another way.
-fn check_framing(headers: &HeaderMap, request: &http::Request<()>) -> Result<(), Rejection> {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err(bad("Transfer-Encoding on an upgrade"));
+/// A list may come in several fields (RFC 9110 section 5.3); tungstenite looks at the first.
+fn join_connection_fields(headers: &mut HeaderMap) {
+    let all: Vec<_> =
+        headers.get_all(header::CONNECTION).iter().map(header::HeaderValue::as_bytes).collect();
+    if all.len() > 1
+        && let Ok(joined) = header::HeaderValue::from_bytes(&all.join(&b", "[..]))
+    {
+        headers.insert(header::CONNECTION, joined);
     }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    if lengths.next().is_some_and(|length| length != "0") || lengths.next().is_some() {
-        return Err(bad("a body on an upgrade"));
-    }
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(bad("there must be one Host"));
-    };
-    let named = request.uri().authority().map(http::uri::Authority::as_str);
-    if named.is_some_and(|named| host != named) {
-        return Err(bad("the target names another host than Host"));
-    }
-    Ok(())
 }
 
 /// RFC 6455 section 4.2.1: what makes a request an opening handshake, each field once.

@@ -134,7 +134,11 @@ impl Scan {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RequestLine<'a> {
     pub(crate) method: &'a str,
-    pub(crate) target: &'a str,
+    /// The path of the target, whether it comes alone or with scheme and host.
+    pub(crate) path: &'a str,
+    /// The host that an absolute target names.
+    authority: Option<&'a str>,
+    needs_host: bool,
 }
 
 impl<'a> RequestLine<'a> {
@@ -146,28 +150,65 @@ impl<'a> RequestLine<'a> {
         let (Some(method), Some(target), Some(version), None) = parts else {
             return Err(bad("a malformed request line"));
         };
-        let token =
-            !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
-        if !token || target.is_empty() {
-            return Err(bad("a malformed request line"));
+        let is_token = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
+        if method.is_empty() || !method.bytes().all(is_token) {
+            return Err(bad("a malformed method"));
         }
-        match version {
-            "HTTP/1.1" | "HTTP/1.0" => Ok(Self { method, target }),
-            v if v.starts_with("HTTP/") => Err(Rejection::new(505, "HTTP/1.1 is spoken here")),
-            _ => Err(bad("a malformed request line")),
-        }
-    }
-
-    /// The path of the target, whether it comes alone or with scheme and host.
-    pub(crate) fn path(&self) -> &'a str {
-        let target = match self.target.split_once("://") {
-            Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
-                rest.find('/').map_or("/", |slash| &rest[slash..])
+        let (authority, path) = split_target(target).ok_or_else(|| bad("a malformed target"))?;
+        let needs_host = match version {
+            "HTTP/1.1" => true,
+            "HTTP/1.0" => false,
+            v if v.starts_with("HTTP/") => {
+                return Err(Rejection::new(505, "HTTP/1.1 is spoken here"));
             }
-            _ => self.target,
+            _ => return Err(bad("a malformed request line")),
         };
-        target.split(['?', '#']).next().unwrap_or_default()
+        let path = path.split(['?', '#']).next().unwrap_or_default();
+        Ok(Self { method, path, authority, needs_host })
     }
+}
+
+/// A path, or a URI with scheme and host (RFC 9112 section 3.2).
+fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
+    if target.starts_with('/') {
+        return Some((None, target));
+    }
+    let (scheme, rest) = target.split_once("://")?;
+    let known = ["http", "https", "ws", "wss"].iter().any(|one| scheme.eq_ignore_ascii_case(one));
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let path = if path.starts_with('/') { path } else { "/" };
+    (known && !authority.is_empty()).then_some((Some(authority), path))
+}
+
+/// One host, no body: nothing that a proxy before us could have understood in another way.
+pub(crate) fn check_framing(head: &[u8], line: &RequestLine<'_>) -> Result<(), Rejection> {
+    let fields = |wanted: &'static str| {
+        let lines = head.split(|byte| *byte == b'\n').skip(1);
+        let pairs = lines.filter_map(|field| {
+            let colon = field.iter().position(|byte| *byte == b':')?;
+            Some((&field[..colon], field[colon + 1..].trim_ascii()))
+        });
+        pairs
+            .filter(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes()))
+            .map(|(_, value)| value)
+    };
+    let mut hosts = fields("host");
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(bad("there must be one Host")),
+        (None, _) if line.needs_host => return Err(bad("there must be one Host")),
+        (Some(host), _) if line.authority.is_some_and(|named| named.as_bytes() != host) => {
+            return Err(bad("the target names another host than Host"));
+        }
+        _ => {}
+    }
+    if fields("transfer-encoding").next().is_some() {
+        return Err(bad("Transfer-Encoding is not taken here"));
+    }
+    let mut lengths = fields("content-length");
+    if lengths.next().is_some_and(|length| length != b"0") || lengths.next().is_some() {
+        return Err(bad("a body is not taken here"));
+    }
+    Ok(())
 }
 
 fn too_large() -> Rejection {
@@ -237,11 +278,21 @@ mod tests {
             ("GET /ws?x=/y HTTP/1.1", "/ws"),
             ("GET http://h:1/ws?x HTTP/1.1", "/ws"),
             ("GET http://h HTTP/1.1", "/"),
-            ("GET * HTTP/1.0", "*"),
+            ("GET http://h?x HTTP/1.0", "/"),
         ] {
-            assert_eq!(RequestLine::parse(line.as_bytes()).unwrap().path(), path, "{line}");
+            assert_eq!(RequestLine::parse(line.as_bytes()).unwrap().path, path, "{line}");
         }
-        for line in ["", "GET", "GET /", "GET  / HTTP/1.1", "get / HTTP/1.1", "GET / x HTTP/1.1"] {
+        for line in [
+            "",
+            "GET",
+            "GET /",
+            "GET  / HTTP/1.1",
+            "get / HTTP/1.1",
+            "GET / x HTTP/1.1",
+            "GET * HTTP/1.1",
+            "GET :// HTTP/1.1",
+            "GET http:// HTTP/1.1",
+        ] {
             assert_eq!(RequestLine::parse(line.as_bytes()).unwrap_err().status, 400, "{line}");
         }
         assert_eq!(RequestLine::parse(b"GET / HTTP/2.0").unwrap_err().status, 505);

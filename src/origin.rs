@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use tokio_tungstenite::tungstenite::http::{HeaderMap, Uri, header, uri::Authority};
+use tokio_tungstenite::tungstenite::http::{HeaderMap, header, uri::Authority};
 
 use crate::auth::Rejection;
 
@@ -108,9 +108,7 @@ pub(crate) fn check_host(headers: &HeaderMap, allowed: &[String]) -> Result<(), 
 
 fn host(headers: &HeaderMap) -> Option<Authority> {
     let host = headers.get(header::HOST)?.to_str().ok()?;
-    // As part of a URI, so that a user name in it is no part of the host.
-    let uri: Uri = format!("http://{host}/").parse().ok()?;
-    uri.authority().filter(|_| !host.contains('@')).cloned()
+    host.parse().ok().filter(|_| !host.contains('@'))
 }
 
 #[cfg(test)]

@@ -132,35 +132,32 @@ impl Output {
         self.segments.push_back(Segment::Shared(delivery));
     }
 
-    /// Throws away what is not on its way yet, but for the rest of a segment that the peer has
-    /// begun to receive: cut there, the close frame would be taken for its payload. Returns how
-    /// many deliveries were dropped.
-    pub(crate) fn drop_unsent(&mut self) -> u64 {
-        // A payload goes with the header before it, a header with its payload behind it.
-        let begun = self.written > 0 || matches!(self.segments.front(), Some(Segment::Payload(_)));
-        let own_then_payload = matches!(self.segments.front(), Some(Segment::Own(_)))
-            && matches!(self.segments.get(1), Some(Segment::Payload(_)));
-        self.drop_from(if begun { 1 + usize::from(own_then_payload) } else { 0 })
+    /// Throws away the deliveries that are not on their way yet. One that the peer has begun to
+    /// receive stays: cut there, the close frame would be taken for its payload. Returns how many
+    /// were dropped.
+    pub(crate) fn drop_deliveries(&mut self) -> u64 {
+        let begun = usize::from(self.written > 0);
+        let (mut index, mut dropped) = (0, 0);
+        self.segments.retain(|segment| {
+            index += 1;
+            let Segment::Shared(delivery) = segment else { return true };
+            if index <= begun {
+                return true;
+            }
+            dropped += 1;
+            self.released += delivery.weight();
+            false
+        });
+        dropped
     }
 
-    /// Throws away all segments from that index on; returns how many deliveries were dropped.
-    pub(crate) fn drop_from(&mut self, index: usize) -> u64 {
-        let mut dropped = 0;
-        for segment in self.segments.drain(index.min(self.segments.len())..) {
-            match segment {
-                Segment::Shared(delivery) => {
-                    dropped += 1;
-                    self.released += delivery.weight();
-                }
-                Segment::Own(length) => self.replies -= length,
-                Segment::Payload(payload) => self.replies -= payload.len(),
-            }
-        }
-        let kept = match self.segments.front() {
-            Some(Segment::Own(length)) => *length,
-            _ => 0,
-        };
-        self.own.truncate(self.own_done + kept);
+    /// Throws everything away; returns how many deliveries that were.
+    pub(crate) fn drop_all(&mut self) -> u64 {
+        self.written = 0;
+        let dropped = self.drop_deliveries();
+        self.segments.clear();
+        self.own.clear();
+        (self.own_done, self.replies) = (0, 0);
         dropped
     }
 
@@ -239,6 +236,10 @@ impl Output {
         }
         if self.own_done == self.own.len() {
             self.own.clear();
+            self.own_done = 0;
+        } else if self.own_done > KEEP {
+            // A peer that never quite catches up must not make this grow.
+            self.own.drain(..self.own_done);
             self.own_done = 0;
         }
     }

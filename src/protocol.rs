@@ -321,6 +321,14 @@ pub(crate) fn connected(connection_id: &str, user: Option<&str>) -> String {
     text
 }
 
+/// What a client is told before our close frame.
+pub(crate) fn disconnected(why: &str) -> String {
+    let mut text = String::from(r#"{"type":"system","event":"disconnected","message":"#);
+    push_string(&mut text, why);
+    text.push('}');
+    text
+}
+
 pub(crate) const PONG: &str = r#"{"type":"pong"}"#;
 
 pub(crate) fn ack(id: u64) -> String {

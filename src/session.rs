@@ -28,9 +28,10 @@ use crate::{
     bucket::Bucket,
     close::CloseReason,
     config::Config,
-    frame::{Delivery, Item, Message},
+    frame::{Delivery, Form, Item, Message},
     hub::{Hub, Registration},
     peer::ConnectionId,
+    protocol,
     wire::{Inbound, Wire},
 };
 
@@ -40,6 +41,9 @@ const HIGH_WATER: usize = 64 << 10;
 
 /// What is read and thrown away after our close frame, before the connection is reset.
 const MAX_DISCARDED: usize = 64 << 10;
+
+/// What a frame takes at least: an empty one counts too.
+const FRAME_HEADER: usize = 6;
 
 /// Later than any deadline.
 const NEVER: Duration = Duration::from_hours(24 * 365 * 10);
@@ -85,11 +89,15 @@ pub(crate) struct Io {
     reason: Option<CloseReason>,
     /// Where the handler waits, to read or to send.
     handler: Option<Waker>,
+    /// Where the connection's own task waits: a handler may use the connection in another one.
+    task: Option<Waker>,
     /// Whether the handler waits for a message: only then does silence mean anything.
     listening: bool,
-    awaiting_pong: bool,
+    /// When it was pinged, if nothing has come since.
+    pinged_at: Option<Instant>,
     keepalive_at: Instant,
-    half_read_since: Option<Instant>,
+    /// Since when a message has been half read, and which one.
+    half_read: Option<(Instant, u32)>,
     stalled_since: Option<Instant>,
     closing_until: Option<Instant>,
     timer_knows_us: bool,
@@ -142,6 +150,11 @@ enum End {
     Panicked,
 }
 
+/// A handler that has panicked before there was a future of it.
+pub(crate) fn panicked() -> HandlerFuture {
+    Box::pin(async { std::panic::resume_unwind(Box::new("the handler panicked")) })
+}
+
 fn poll_handler(handler: &mut HandlerFuture, cx: &mut Context<'_>) -> Poll<End> {
     match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
         Ok(polled) => polled.map(|result| result.map_or_else(End::Failed, |()| End::Returned)),
@@ -170,8 +183,9 @@ impl Io {
             reason: None,
             handler: None,
             listening: false,
-            awaiting_pong: false,
-            half_read_since: None,
+            pinged_at: None,
+            half_read: None,
+            task: None,
             stalled_since: None,
             closing_until: None,
             timer_knows_us: false,
@@ -263,11 +277,17 @@ impl Io {
     }
 
     fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
-        match &mut self.handler {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
+        remember(&mut self.handler, cx);
+        self.wake_task(cx);
         Poll::Pending
+    }
+
+    /// What was put into the output is written by the connection's own task. That is most likely
+    /// the one that runs now, and comes to it by itself.
+    pub(crate) fn wake_task(&self, cx: &Context<'_>) {
+        if let Some(task) = self.task.as_ref().filter(|task| !task.will_wake(cx.waker())) {
+            task.wake_by_ref();
+        }
     }
 
     fn wake_handler(&mut self) {
@@ -332,16 +352,24 @@ impl Io {
             ours => {
                 self.take_queue();
                 if ours.drops_queue() {
-                    self.registration.metrics().dropped.add(self.wire.drop_unsent());
+                    self.registration.metrics().dropped.add(self.wire.drop_deliveries());
+                }
+                if self.registration.peer.form == Form::Envelope {
+                    self.wire.push_text(&protocol::disconnected(&ours.text()));
                 }
                 self.wire.close(ours.code(), &ours.text(), &self.config);
                 if ours.ends_reading() { Phase::Finishing } else { Phase::AwaitingClose }
             }
         };
-        self.closing_until = Some(Instant::now() + self.config.close_timeout);
+        if reason.drops_queue() {
+            self.closing_until = Some(Instant::now() + self.config.close_timeout);
+        }
         self.reason = Some(reason);
         self.tasks = None;
         self.wake_handler();
+        if let Some(task) = &self.task {
+            task.wake_by_ref();
+        }
     }
 
     /// Moves everything that is queued into the output, up to a request to close.
@@ -369,9 +397,14 @@ impl Io {
     /// Everything but the handler: deliveries, writing, deadlines, the closing handshake. Ready
     /// when the connection is over.
     fn poll_drive(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        remember(&mut self.task, cx);
         loop {
             self.poll_queue(cx);
             let flushed = self.poll_flush(cx);
+            if flushed && self.phase != Phase::Open && self.closing_until.is_none() {
+                // What was queued is written, however long that took; now it is the peer's turn.
+                self.closing_until = Some(Instant::now() + self.config.close_timeout);
+            }
             let moved = match self.phase {
                 Phase::Open => false,
                 Phase::AwaitingClose => self.poll_peer_close(cx),
@@ -428,8 +461,10 @@ impl Io {
     fn poll_peer_close(&mut self, cx: &mut Context<'_>) -> bool {
         match self.wire.poll_next(cx, &self.config) {
             Poll::Pending => return false,
-            Poll::Ready(Ok(Inbound::Message(message))) => self.discard(message.as_bytes().len()),
-            Poll::Ready(Ok(Inbound::Control)) => self.discard(1),
+            Poll::Ready(Ok(Inbound::Message(message))) => {
+                self.discard(message.as_bytes().len() + FRAME_HEADER);
+            }
+            Poll::Ready(Ok(Inbound::Control)) => self.discard(FRAME_HEADER),
             Poll::Ready(Err(CloseReason::Lost(_))) => self.phase = Phase::Over,
             Poll::Ready(Ok(Inbound::Close(_)) | Err(_)) => self.phase = Phase::Finishing,
         }
@@ -466,9 +501,9 @@ impl Io {
 
     /// Sees to it that the task wakes up at the next deadline; says whether one has passed.
     fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> bool {
-        let half_read = self.listening && self.wire.is_mid_message();
-        if half_read != self.half_read_since.is_some() {
-            self.half_read_since = half_read.then(Instant::now);
+        let message = self.wire.half_read_message().filter(|_| self.listening);
+        if message != self.half_read.map(|(_, message)| message) {
+            self.half_read = message.map(|message| (Instant::now(), message));
         }
         let passed = timer.is_elapsed();
         if passed {
@@ -487,45 +522,58 @@ impl Io {
     }
 
     fn deadline(&self) -> Instant {
-        let after = |since: Option<Instant>, wait| since.map(|since| since + wait);
-        let half_read = after(self.half_read_since, self.config.message_timeout);
-        let stalled = after(self.stalled_since, self.config.send_timeout);
-        let all = half_read.into_iter().chain(stalled).chain(self.expires_at);
-        let first = all.fold(self.keepalive_at, Instant::min);
-        self.closing_until.unwrap_or(first)
+        let stalled = self.stalled_since.map(|since| since + self.config.send_timeout);
+        if self.phase != Phase::Open {
+            return self.closing_until.or(stalled).unwrap_or(self.keepalive_at);
+        }
+        let half_read = self.half_read.map(|(since, _)| since + self.config.message_timeout);
+        let unanswered = self.pinged_at.map(|since| since + self.config.ping_timeout);
+        let all = half_read.into_iter().chain(stalled).chain(unanswered).chain(self.expires_at);
+        all.fold(self.keepalive_at, Instant::min)
     }
 
     /// Does what is due.
     fn act(&mut self, now: Instant) {
         let due = |since: Option<Instant>, wait| since.is_some_and(|since| since + wait <= now);
-        if self.closing_until.is_some() {
-            if due(self.closing_until, Duration::ZERO) {
+        let stalled = due(self.stalled_since, self.config.send_timeout);
+        if self.phase != Phase::Open {
+            if due(self.closing_until, Duration::ZERO) || self.closing_until.is_none() && stalled {
                 self.wire.reset_on_close();
                 self.phase = Phase::Over;
             }
-        } else if due(self.half_read_since, self.config.message_timeout) {
+            self.keepalive_at = now + NEVER;
+        } else if due(self.half_read.map(|(since, _)| since), self.config.message_timeout) {
             self.begin_close(CloseReason::Policy("the message took too long"));
-        } else if due(self.stalled_since, self.config.send_timeout) {
+        } else if stalled {
             self.begin_close(CloseReason::SlowReader);
         } else if due(self.expires_at, Duration::ZERO) {
             self.begin_close(CloseReason::Policy("the token has expired"));
-        } else if self.keepalive_at <= now {
+        } else {
             self.keep_alive(now);
         }
     }
 
+    /// A handler that does not read leaves the pong unread too: then its absence says nothing.
     fn keep_alive(&mut self, now: Instant) {
-        let alive = self.wire.take_heard() || !self.listening;
-        if alive || !self.awaiting_pong {
-            self.awaiting_pong = !alive;
-        } else {
+        if self.wire.take_heard() || !self.listening && self.pinged_at.is_some() {
+            self.pinged_at = None;
+        } else if self.pinged_at.is_some_and(|at| at + self.config.ping_timeout <= now) {
             return self.begin_close(CloseReason::PingTimeout);
-        }
-        self.keepalive_at = now + keepalive_tick(&self.config);
-        if self.awaiting_pong {
+        } else if self.pinged_at.is_none() && self.keepalive_at <= now {
             self.wire.ping();
-            self.keepalive_at = now + self.config.ping_timeout;
+            self.pinged_at = Some(now);
         }
+        if self.keepalive_at <= now {
+            self.keepalive_at = now + keepalive_tick(&self.config);
+        }
+    }
+}
+
+/// Keeps the waker of who waits now.
+fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
     }
 }
 

@@ -1,13 +1,17 @@
 //! Frame headers, seen passing by.
 //!
 //! tungstenite does not tell how many frames a message came in, nor whether one is half read;
-//! this does, for a few nanoseconds a frame. It judges nothing but its own limit: what is wrong
-//! with a frame is for tungstenite to say.
+//! this does, for a few nanoseconds a frame. And it judges a header as soon as it has come, where
+//! tungstenite waits for the payload, which may never come.
 
-/// A limit that tungstenite does not have.
+/// What is wrong with a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Violation {
     TooManyFragments,
+    /// The message will be above the limit.
+    TooBig,
+    /// RFC 6455 section 5.2 or 5.5 is broken, in these words.
+    Header(&'static str),
 }
 
 #[derive(Debug, Default)]
@@ -18,7 +22,11 @@ pub(crate) struct FrameWatch {
     header: [u8; MAX_HEADER],
     header_length: u8,
     max_fragments: u32,
+    max_message_size: u64,
     fragments: u32,
+    /// The payloads of the current message so far, and its number.
+    message_size: u64,
+    message: u32,
     control_frames: u32,
     mid_message: bool,
     largest: u64,
@@ -29,8 +37,8 @@ pub(crate) struct FrameWatch {
 const MAX_HEADER: usize = 14;
 
 impl FrameWatch {
-    pub(crate) fn new(max_fragments: u32) -> Self {
-        Self { max_fragments, ..Self::default() }
+    pub(crate) fn new(max_fragments: u32, max_message_size: u64) -> Self {
+        Self { max_fragments, max_message_size, ..Self::default() }
     }
 
     /// Follows the stream through `bytes`, however they are cut.
@@ -66,25 +74,39 @@ impl FrameWatch {
             _ => length.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
         };
         self.largest = self.largest.max(self.payload_left);
+        let (first, second) = (header[0], header[1]);
         self.header_length = 0;
-        self.count(header[0]);
+        if let Err(violation) = self.count(first, second) {
+            self.violation = self.violation.or(Some(violation));
+        }
     }
 
-    fn count(&mut self, first: u8) {
-        const FIN: u8 = 0x80;
-        const CONTROL: u8 = 0x08;
-        if first & CONTROL != 0 {
+    fn count(&mut self, first: u8, second: u8) -> Result<(), Violation> {
+        let (opcode, is_final) = (first & 0x0f, first & 0x80 != 0);
+        judge(first, second)?;
+        if opcode & CONTROL != 0 {
             self.control_frames = self.control_frames.saturating_add(1);
-            return;
-        }
-        self.mid_message = first & FIN == 0;
-        self.fragments = self.fragments.saturating_add(1);
-        if self.fragments > self.max_fragments {
-            self.violation = Some(Violation::TooManyFragments);
+            return Ok(());
         }
         if !self.mid_message {
-            self.fragments = 0;
+            self.message = self.message.wrapping_add(1);
+            (self.fragments, self.message_size) = (0, 0);
         }
+        self.mid_message = !is_final;
+        self.fragments += 1;
+        self.message_size = self.message_size.saturating_add(self.payload_left);
+        if self.message_size > self.max_message_size {
+            return Err(Violation::TooBig);
+        }
+        if self.fragments > self.max_fragments {
+            return Err(Violation::TooManyFragments);
+        }
+        Ok(())
+    }
+
+    /// The number of the current message, or else of the last one.
+    pub(crate) fn message(&self) -> u32 {
+        self.message
     }
 
     /// Whether the stream stands between two whole messages.
@@ -105,6 +127,29 @@ impl FrameWatch {
     pub(crate) fn take_violation(&mut self) -> Option<Violation> {
         self.violation.take()
     }
+}
+
+/// The bit that control frames' opcodes have.
+const CONTROL: u8 = 0x08;
+
+/// What can be said of a client's frame by its first two bytes.
+fn judge(first: u8, second: u8) -> Result<(), Violation> {
+    const MAX_CONTROL_PAYLOAD: u8 = 125;
+    let (opcode, is_final, reserved) = (first & 0x0f, first & 0x80 != 0, first & 0x70);
+    let rule = if reserved != 0 {
+        "reserved bits must be 0"
+    } else if !matches!(opcode, 0..=2 | 8..=10) {
+        "the opcode is reserved"
+    } else if second & 0x80 == 0 {
+        "a client's frames must be masked"
+    } else if opcode & CONTROL != 0 && !is_final {
+        "control frames must not be fragmented"
+    } else if opcode & CONTROL != 0 && second & 0x7f > MAX_CONTROL_PAYLOAD {
+        "control frames carry at most 125 bytes"
+    } else {
+        return Ok(());
+    };
+    Err(Violation::Header(rule))
 }
 
 /// How many bytes of extended length follow the second byte of a header.
@@ -129,7 +174,7 @@ mod tests {
         stream.extend([0x80, 0xfe, 0, 126, 0, 0, 0, 0]); // the last fragment
         stream.extend([0; 126]);
         for cut in 1..stream.len() {
-            let mut watch = FrameWatch::new(2);
+            let mut watch = FrameWatch::new(2, 1000);
             for part in stream.chunks(cut) {
                 watch.advance(part);
             }
@@ -142,7 +187,7 @@ mod tests {
     #[test]
     fn half_a_message_is_mid_message() {
         for part in [&[0x81][..], &[0x81, 0x81, 0, 0, 0, 0], &[0x01, 0x80, 0, 0, 0, 0]] {
-            let mut watch = FrameWatch::new(9);
+            let mut watch = FrameWatch::new(9, 1000);
             watch.advance(part);
             assert!(!watch.is_between_messages(), "{part:?}");
         }
@@ -150,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_fragment_after_the_last_allowed_one_is_a_violation() {
-        let mut watch = FrameWatch::new(3);
+        let mut watch = FrameWatch::new(3, 1000);
         let empty = [0x00, 0x80, 0, 0, 0, 0];
         watch.advance(&[0x01, 0x80, 0, 0, 0, 0]);
         watch.advance(&empty);
@@ -158,5 +203,32 @@ mod tests {
         assert_eq!(watch.take_violation(), None);
         watch.advance(&empty);
         assert_eq!(watch.take_violation(), Some(Violation::TooManyFragments));
+    }
+
+    #[test]
+    fn a_sum_above_the_limit_is_a_violation_by_its_headers() {
+        let mut watch = FrameWatch::new(9, 10);
+        watch.advance(&[0x01, 0x88, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(watch.take_violation(), None);
+        watch.advance(&[0x80, 0x83, 0, 0, 0, 0]);
+        assert_eq!(watch.take_violation(), Some(Violation::TooBig));
+    }
+
+    #[test]
+    fn headers_are_judged_before_their_payload() {
+        for (first, second) in [
+            (0xc1, 0x81), // RSV1
+            (0x83, 0x81), // a reserved opcode
+            (0x81, 0x01), // no mask
+            (0x09, 0x80), // a fragmented ping
+            (0x89, 0xfe), // a ping with an extended length
+        ] {
+            assert!(matches!(judge(first, second), Err(Violation::Header(_))), "{first:x}");
+        }
+        for (first, second) in
+            [(0x81, 0x80), (0x02, 0xff), (0x00, 0x80), (0x89, 0xfd), (0x88, 0x80)]
+        {
+            assert_eq!(judge(first, second), Ok(()), "{first:x}");
+        }
     }
 }

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::{
 use crate::{
     close::CloseReason,
     config::Config,
-    frame::{Delivery, Message},
+    frame::{Delivery, Message, Opcode, push_frame},
     output::Output,
     socket::Socket,
     watch::{FrameWatch, Violation},
@@ -168,6 +168,11 @@ impl Wire {
         self.output().push_message(message);
     }
 
+    /// Puts a text behind what waits.
+    pub(crate) fn push_text(&mut self, text: &str) {
+        self.push_with(|own| push_frame(own, Opcode::Text, text.as_bytes()));
+    }
+
     /// Puts frames that `write` encodes behind what waits.
     pub(crate) fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         self.output().push_with(write);
@@ -178,14 +183,14 @@ impl Wire {
         self.output().push_delivery(delivery);
     }
 
-    /// Throws away what is not on its way yet; returns how many deliveries that were.
-    pub(crate) fn drop_unsent(&mut self) -> u64 {
-        self.output.as_mut().map_or(0, |output| output.drop_unsent())
+    /// Throws away the deliveries that are not on their way yet; returns how many that were.
+    pub(crate) fn drop_deliveries(&mut self) -> u64 {
+        self.output.as_mut().map_or(0, |output| output.drop_deliveries())
     }
 
     /// Throws away everything; returns how many deliveries that were.
     pub(crate) fn drop_all(&mut self) -> u64 {
-        self.output.as_mut().map_or(0, |output| output.drop_from(0))
+        self.output.as_mut().map_or(0, |output| output.drop_all())
     }
 
     /// Bytes of our own replies that wait to be written.
@@ -222,9 +227,10 @@ impl Wire {
         }
     }
 
-    /// Whether a message has begun and not ended.
-    pub(crate) fn is_mid_message(&self) -> bool {
-        self.input.as_ref().is_some_and(|input| !input.watch.is_between_messages())
+    /// The number of the message that has begun and not ended, if one has.
+    pub(crate) fn half_read_message(&self) -> Option<u32> {
+        let watch = self.input.as_ref().map(|input| &input.watch);
+        watch.filter(|watch| !watch.is_between_messages()).map(FrameWatch::message)
     }
 
     /// Whether any byte came since the last call.
@@ -276,7 +282,7 @@ impl Input {
             let (watch, bytes) = (FrameWatch::default(), Vec::new());
             Box::new(Self { protocol, watch, bytes, start: 0, end: 0, drained: true })
         });
-        input.watch = FrameWatch::new(config.max_fragments);
+        input.watch = FrameWatch::new(config.max_fragments, config.max_message_size as u64);
         input
     }
 
@@ -372,6 +378,8 @@ impl From<Violation> for CloseReason {
     fn from(violation: Violation) -> Self {
         match violation {
             Violation::TooManyFragments => Self::Policy("too many fragments"),
+            Violation::TooBig => Self::TooBig,
+            Violation::Header(rule) => Self::Protocol(rule.to_owned()),
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::{
 /// Messages to the same receivers are queued together up to this many bytes.
 const MAX_BATCH: usize = 64 << 10;
 
+/// A client that is told so often that it has too many groups does not listen: it is closed.
+const MAX_REFUSED_JOINS: u32 = 128;
+
 /// The seat of `/ws/{user_id}`: the named user of the default hub, and nobody else's.
 pub(super) fn named_seat(
     request: &Request,
@@ -81,8 +84,13 @@ async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed>
     let hello = protocol::connected(&connection.id().to_string(), member.user());
     connection.send_encoded(&hello).await?;
     let identity = connection.shared_identity();
-    let mut speaker =
-        Speaker { member, rights: identity.rights(), ack_ids: AckIds::default(), outbox: None };
+    let mut speaker = Speaker {
+        member,
+        rights: identity.rights(),
+        ack_ids: AckIds::default(),
+        outbox: None,
+        refused_joins: 0,
+    };
     loop {
         let message = if let Some(message) = connection.try_recv() {
             message
@@ -95,8 +103,12 @@ async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed>
             connection.end(CloseReason::Unsupported(reason));
             return Err(Closed);
         };
-        if let Some(reply) = speaker.answer(&text) {
+        for reply in speaker.answer(&text).into_iter().flatten() {
             connection.send_encoded(&reply).await?;
+        }
+        if speaker.refused_joins > MAX_REFUSED_JOINS {
+            connection.end(CloseReason::Policy("too many groups"));
+            return Err(Closed);
         }
     }
 }
@@ -108,6 +120,8 @@ struct Speaker<'a> {
     ack_ids: AckIds,
     /// Messages that are accepted and not queued yet: all to the same receivers.
     outbox: Option<Outbox>,
+    /// Joins that were one too many.
+    refused_joins: u32,
 }
 
 struct Outbox {
@@ -144,20 +158,24 @@ fn needed_right<'a>(action: &'a Action<'_>) -> Option<Right<'a>> {
 
 impl Speaker<'_> {
     /// Carries out one frame; returns what the client is told.
-    fn answer(&mut self, text: &str) -> Option<String> {
-        let frame = match ClientFrame::parse(text) {
-            Ok(frame) => frame,
-            Err(bad) => {
-                return Some(protocol::failure(bad.ack_id, ErrorName::BadRequest, &bad.message));
+    fn answer(&mut self, text: &str) -> [Option<String>; 2] {
+        match ClientFrame::parse(text) {
+            Ok(frame) => {
+                let pong = matches!(frame.action, Action::Ping).then(|| protocol::PONG.to_owned());
+                [pong, self.acknowledge(frame)]
             }
-        };
+            Err(bad) => {
+                let failure = protocol::failure(bad.ack_id, ErrorName::BadRequest, &bad.message);
+                [Some(failure), None]
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, frame: ClientFrame<'_>) -> Option<String> {
         let ack_id = frame.ack_id;
         if ack_id.is_some_and(|id| self.ack_ids.contains(id)) {
             let message = "this ackId was used before";
             return Some(protocol::failure(ack_id, ErrorName::Duplicate, message));
-        }
-        if matches!(frame.action, Action::Ping) {
-            return Some(protocol::PONG.to_owned());
         }
         match self.carry_out(frame.action, ack_id.is_some()) {
             Ok(()) => ack_id.map(|id| {
@@ -178,7 +196,10 @@ impl Speaker<'_> {
                 // What was said before must not reach whoever joins after it.
                 self.publish();
                 self.member.join_group(&group).map_err(|error| match error {
-                    JoinError::TooMany(_) => (ErrorName::TooManyRequests, error.to_string()),
+                    JoinError::TooMany(_) => {
+                        self.refused_joins += 1;
+                        (ErrorName::TooManyRequests, error.to_string())
+                    }
                     JoinError::Closed => (ErrorName::BadRequest, error.to_string()),
                 })?;
             }
