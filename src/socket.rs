@@ -19,6 +19,10 @@ use tokio_rustls::server::TlsStream;
 /// vanished while something is on its way to it; pings find the others.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Bytes that the kernel takes ahead of what it can send. Without it that is megabytes, and a
+/// reader who takes a little all the time looks as if it took nothing for long.
+const MAX_UNSENT: u32 = 256 << 10;
+
 /// An accepted socket.
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -33,9 +37,11 @@ impl Socket {
     /// Sets what every accepted TCP socket gets: no delay (we write when we are about to wait,
     /// so there is nothing to gain from the kernel's waiting), and the user timeout.
     pub(crate) fn prepare(stream: &TcpStream) {
-        // Both fail only on a socket that is gone already, which the first read will tell.
+        // All fail only on a socket that is gone already, which the first read will tell.
         let _ = stream.set_nodelay(true);
-        let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+        let socket = socket2::SockRef::from(stream);
+        let _ = socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+        let _ = socket.set_tcp_notsent_lowat(MAX_UNSENT);
     }
 
     pub(crate) fn tcp(stream: TcpStream) -> Self {

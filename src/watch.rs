@@ -31,6 +31,7 @@ pub(crate) struct FrameWatch {
     mid_message: bool,
     largest: u64,
     violation: Option<Violation>,
+    violated_by: u32,
 }
 
 /// 2 bytes, 8 of extended length, 4 of masking key (RFC 6455 section 5.2).
@@ -77,6 +78,8 @@ impl FrameWatch {
         let (first, second) = (header[0], header[1]);
         self.header_length = 0;
         if let Err(violation) = self.count(first, second) {
+            self.violated_by =
+                if self.violation.is_some() { self.violated_by } else { self.message };
             self.violation = self.violation.or(Some(violation));
         }
     }
@@ -84,6 +87,9 @@ impl FrameWatch {
     fn count(&mut self, first: u8, second: u8) -> Result<(), Violation> {
         let (opcode, is_final) = (first & 0x0f, first & 0x80 != 0);
         judge(first, second)?;
+        if opcode & CONTROL == 0 && (opcode == CONTINUATION) != self.mid_message {
+            return Err(Violation::Header("a message must end before the next begins"));
+        }
         if opcode & CONTROL != 0 {
             self.control_frames = self.control_frames.saturating_add(1);
             return Ok(());
@@ -124,10 +130,19 @@ impl FrameWatch {
         std::mem::take(&mut self.control_frames)
     }
 
+    /// Whether that message, by its number, came whole and yet in too many frames. Whatever else
+    /// is wrong, tungstenite refuses too.
+    pub(crate) fn is_violated_by_whole(&self, message: u32) -> bool {
+        self.violation == Some(Violation::TooManyFragments) && message >= self.violated_by
+    }
+
     pub(crate) fn take_violation(&mut self) -> Option<Violation> {
         self.violation.take()
     }
 }
+
+/// The opcode of every frame of a message but the first.
+const CONTINUATION: u8 = 0x00;
 
 /// The bit that control frames' opcodes have.
 const CONTROL: u8 = 0x08;
@@ -135,6 +150,7 @@ const CONTROL: u8 = 0x08;
 /// What can be said of a client's frame by its first two bytes.
 fn judge(first: u8, second: u8) -> Result<(), Violation> {
     const MAX_CONTROL_PAYLOAD: u8 = 125;
+    const CLOSE: u8 = 0x08;
     let (opcode, is_final, reserved) = (first & 0x0f, first & 0x80 != 0, first & 0x70);
     let rule = if reserved != 0 {
         "reserved bits must be 0"
@@ -146,6 +162,8 @@ fn judge(first: u8, second: u8) -> Result<(), Violation> {
         "control frames must not be fragmented"
     } else if opcode & CONTROL != 0 && second & 0x7f > MAX_CONTROL_PAYLOAD {
         "control frames carry at most 125 bytes"
+    } else if opcode == CLOSE && second & 0x7f == 1 {
+        "a close frame carries a whole code or none"
     } else {
         return Ok(());
     };

@@ -46,7 +46,8 @@ pub(crate) struct Wire {
     input: Option<Box<Input>>,
     /// Present while something waits to be written.
     output: Option<Box<Output>>,
-    heard: bool,
+    /// Bytes that came since [`Wire::take_read`].
+    read: usize,
 }
 
 /// What came in.
@@ -67,6 +68,8 @@ struct Input {
     end: usize,
     /// tungstenite has asked for more than there is: it holds no whole frame of its own either.
     drained: bool,
+    /// Whole messages that it has made of the bytes.
+    decoded: u32,
 }
 
 thread_local! {
@@ -83,7 +86,7 @@ impl Wire {
             input.fill(early, count);
             input
         });
-        Self { socket, input, output: None, heard: false }
+        Self { socket, input, output: None, read: 0 }
     }
 
     /// The next thing that the peer sent. Cancel safe: what was read stays here.
@@ -103,7 +106,7 @@ impl Wire {
                 ready!(read).map_err(|error| CloseReason::Lost(error.kind()))?;
                 return Poll::Ready(Err(CloseReason::Lost(io::ErrorKind::UnexpectedEof)));
             };
-            self.heard = true;
+            self.read += count;
             let input = self.input.get_or_insert_with(|| Input::lend(config));
             input.fill(bytes, count);
         }
@@ -115,15 +118,14 @@ impl Wire {
         let (protocol, mut pipe) = input.split(&mut self.output);
         let read = protocol.read(&mut pipe);
         input.drained = is_would_block(&read);
-        let violation = input.watch.take_violation();
         input.give_scratch_if_drained();
-        if let Some(violation) = violation {
-            return Err(violation.into());
-        }
         let message = match read {
-            Ok(message) => message,
-            Err(_) if input.drained => return Ok(None),
-            Err(error) => return Err(reason_of(error)),
+            Ok(message) if !input.is_violation(&message) => message,
+            failed => match (input.watch.take_violation(), failed) {
+                (Some(violation), _) => return Err(violation.into()),
+                (None, Err(error)) if !input.drained => return Err(reason_of(error)),
+                (None, _) => return Ok(None),
+            },
         };
         Ok(Some(match message {
             tungstenite::Message::Text(text) => Inbound::Message(Message::Text(text)),
@@ -233,9 +235,9 @@ impl Wire {
         watch.filter(|watch| !watch.is_between_messages()).map(FrameWatch::message)
     }
 
-    /// Whether any byte came since the last call.
-    pub(crate) fn take_heard(&mut self) -> bool {
-        mem::take(&mut self.heard)
+    /// How many bytes came since the last call.
+    pub(crate) fn take_read(&mut self) -> usize {
+        mem::take(&mut self.read)
     }
 
     /// Control frames that came since the last call.
@@ -280,14 +282,24 @@ impl Input {
                 .max_frame_size(limit);
             let protocol = WebSocketContext::new(Role::Server, Some(settings));
             let (watch, bytes) = (FrameWatch::default(), Vec::new());
-            Box::new(Self { protocol, watch, bytes, start: 0, end: 0, drained: true })
+            Box::new(Self { protocol, watch, bytes, start: 0, end: 0, drained: true, decoded: 0 })
         });
         input.watch = FrameWatch::new(config.max_fragments, config.max_message_size as u64);
+        input.decoded = 0;
         input
     }
 
     fn fill(&mut self, bytes: Vec<u8>, count: usize) {
         (self.bytes, self.start, self.end, self.drained) = (bytes, 0, count, false);
+    }
+
+    /// Whether this message is the one that came in too many frames. What came whole before a
+    /// violation is served: it may have been read together with it.
+    fn is_violation(&mut self, message: &tungstenite::Message) -> bool {
+        if message.is_text() || message.is_binary() {
+            self.decoded = self.decoded.wrapping_add(1);
+        }
+        self.watch.is_violated_by_whole(self.decoded)
     }
 
     fn give_back(self: Box<Self>) {

@@ -1,0 +1,149 @@
+"""The servers that are compared, and how each comes here: from its registry, into target/compare."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Peer:
+    """A server that can be started; PORT in `command` is filled in."""
+
+    name: str
+    title: str
+    command: list
+    preset: str = "paths"
+    version: str = ""
+    echoes: bool = True
+    idle_path: str = "/echo"
+    environment: dict = field(default_factory=dict)
+
+
+def say(*command, **options):
+    """What a command prints; its last line is the error if it fails."""
+    run = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    if run.returncode != 0:
+        lines = (run.stderr.strip() or run.stdout.strip() or f"exit code {run.returncode}").splitlines()
+        raise RuntimeError(f"{Path(str(command[0])).name}: {lines[-1]}")
+    return run.stdout.strip()
+
+
+def hubnerite(here, work, name="hubnerite"):
+    help_text = say(work / name, "--help")
+    command = [str(work / name), "--listen", "127.0.0.1:PORT"]
+    if "--control " in help_text:
+        command += ["--control", "127.0.0.1:1PORT"]
+    return Peer(name, name, command, preset="hubnerite", version=say(work / name, "--version").split()[-1])
+
+
+def bare(here, work):
+    say("cc", "-O3", "-o", work / "bare", here / "peers/bare.c")
+    return Peer("bare", "bare epoll and send() in C, no checks (the limit)", [str(work / "bare"), "PORT"])
+
+
+def cargo(here, work):
+    """Builds both Rust peers."""
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(work / "peers")}
+    say("cargo", "build", "--release", "--locked", cwd=here / "peers", env=environment)
+    listing = say("cargo", "tree", "--depth", "1", "--prefix", "none", cwd=here / "peers", env=environment)
+    return {words[0]: words[1].lstrip("v") for words in map(str.split, listing.splitlines()) if len(words) > 1}
+
+
+def tungstenite(here, work):
+    version = cargo(here, work)["tokio-tungstenite"]
+    return Peer("tungstenite", "tokio-tungstenite as its examples do it (Rust)", [str(work / "peers/release/tungstenite"), "PORT"], version=version)
+
+
+def fastwebsockets(here, work):
+    version = cargo(here, work)["fastwebsockets"]
+    return Peer("fastwebsockets", "fastwebsockets on hyper (Rust)", [str(work / "peers/release/fastwebsockets"), "PORT"], version=version)
+
+
+def ws(here, work):
+    folder = work / "node"
+    folder.mkdir(exist_ok=True)
+    say("npm", "install", "--no-audit", "--no-fund", "--prefix", folder, "ws@8", cwd=folder)
+    version = say("node", "-p", "require('ws/package.json').version", cwd=folder)
+    node = say("node", "--version")
+    return Peer("ws", "ws (Node)", ["node", str(here / "peers/ws.js"), "PORT"], version=f"{version} on Node {node}",
+                environment={"NODE_PATH": str(folder / "node_modules")})
+
+
+def python(here, work):
+    """A virtual environment with both Python peers; their versions."""
+    folder = work / "python"
+    if not (folder / "bin/pip").exists():
+        say(sys.executable, "-m", "venv", folder)
+    say(folder / "bin/pip", "install", "--quiet", "-r", here / "peers/requirements.txt")
+    lines = say(folder / "bin/pip", "list", "--format", "freeze").splitlines()
+    return folder, dict(line.split("==") for line in lines if "==" in line)
+
+
+def websockets(here, work):
+    folder, versions = python(here, work)
+    return Peer("websockets", "websockets on uvloop (Python)", [str(folder / "bin/python"), str(here / "peers/websockets_server.py"), "PORT"],
+                version=versions["websockets"])
+
+
+def fastapi(here, work):
+    folder, versions = python(here, work)
+    command = [str(folder / "bin/uvicorn"), "--app-dir", str(here / "peers"), "fastapi_server:app", "--host", "127.0.0.1", "--port", "PORT",
+               "--loop", "uvloop", "--http", "httptools", "--ws", "websockets", "--no-access-log", "--log-level", "warning", "--backlog", "4096"]
+    return Peer("fastapi", "FastAPI on uvicorn, uvloop, websockets (Python)", command,
+                version=f"{versions['fastapi']}, uvicorn {versions['uvicorn']}", environment={"PYTHONDONTWRITEBYTECODE": "1"})
+
+
+def nchan(here, work):
+    """nginx and its module from Debian's packages, unpacked here instead of installed: no service is started by it."""
+    folder = work / "nginx"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "usr/sbin/nginx").exists():
+        if not shutil.which("apt-get"):
+            raise RuntimeError("apt-get is not here, and nchan comes from Debian's packages")
+        say("apt-get", "download", "nginx", "libnginx-mod-nchan", cwd=folder)
+        for package in folder.glob("*.deb"):
+            say("dpkg-deb", "--extract", package, folder)
+    text = (here / "peers/nchan.conf").read_text()
+    module = folder / "usr/lib/nginx/modules/ngx_nchan_module.so"
+    configuration = folder / "nchan.conf"
+    configuration.write_text(text.replace("MODULE", str(module)).replace("FOLDER", str(folder)))
+    # nginx takes its port from the file only: the server's shell line fills it in.
+    start = f"sed s/@LISTEN@/PORT/ {configuration} > {configuration}.run && exec {folder}/usr/sbin/nginx -e stderr -p {folder} -c {configuration}.run"
+    version = next(folder.glob("libnginx-mod-nchan_*.deb")).name.split("_")[1].replace("%3a", ":")
+    return Peer("nchan", "nchan on nginx, one worker (C)", ["sh", "-c", start], preset="nchan", version=version, echoes=False,
+                idle_path="/sub/load")
+
+
+INSTALLERS = {
+    "bare": bare,
+    "hubnerite": hubnerite,
+    "tungstenite": tungstenite,
+    "fastwebsockets": fastwebsockets,
+    "nchan": nchan,
+    "ws": ws,
+    "websockets": websockets,
+    "fastapi": fastapi,
+}
+
+# Of which there is no package in a registry that could be installed here.
+ABSENT = {"uWebSockets": "not measured: it is in none of the registries used here"}
+
+
+def install(here, work, only, against=None):
+    """The peers that are to be had, and by name why the others are not."""
+    found, missing = [], dict(ABSENT)
+    for name in only or INSTALLERS:
+        print(f"installing {name}", file=sys.stderr)
+        try:
+            if name not in INSTALLERS:
+                raise RuntimeError("unknown; known are " + ", ".join(INSTALLERS))
+            found.append(INSTALLERS[name](here, work))
+        except (RuntimeError, OSError, KeyError, StopIteration) as error:
+            missing[name] = f"{type(error).__name__}: {error}" if not isinstance(error, RuntimeError) else str(error)
+    if against:
+        shutil.copy2(against, work / "hubnerite-before")
+        found.append(hubnerite(here, work, "hubnerite-before"))
+    return found, missing
