@@ -546,6 +546,7 @@ impl Io {
         } else if due(self.half_read.map(|(since, _)| since), self.config.message_timeout) {
             self.begin_close(CloseReason::Policy("the message took too long"));
         } else if stalled {
+            self.registration.metrics().evicted.add(1);
             self.begin_close(CloseReason::SlowReader);
         } else if due(self.expires_at, Duration::ZERO) {
             self.begin_close(CloseReason::Policy("the token has expired"));

@@ -24,7 +24,8 @@ pub async fn connect(address: SocketAddr, path: &str) -> WebSocket {
     connected.unwrap_or_else(|error| panic!("{path}: {error}")).0
 }
 
-/// Connects to a path with more header fields; the error of an HTTP answer is `tungstenite::Error::Http`.
+/// Connects to a path with more header fields; the error of an HTTP answer is
+/// `tungstenite::Error::Http`.
 pub async fn connect_with(
     address: SocketAddr,
     path: &str,
@@ -51,10 +52,12 @@ pub async fn next_message(socket: &mut WebSocket) -> Message {
     message.expect("a message before the end").unwrap()
 }
 
-/// Reads up to the server's close frame: its code and reason.
+/// Reads up to the server's close frame and answers it: its code and reason.
 pub async fn close_of(socket: &mut WebSocket) -> (u16, String) {
     loop {
         if let Message::Close(frame) = next_message(socket).await {
+            // The answer is queued; an error says that it is written and all is over.
+            let _ = within("the answer to a close", socket.flush()).await;
             let frame = frame.expect("a code");
             return (frame.code.into(), frame.reason.to_string());
         }

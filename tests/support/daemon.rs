@@ -138,7 +138,12 @@ impl Daemon {
 }
 
 impl Failed {
-    /// Runs a daemon that is to end by itself.
+    /// Runs a daemon with these flags that is to end by itself.
+    pub async fn of(flags: &[&str]) -> Self {
+        Self::run(hubnerite(flags)).await
+    }
+
+    /// Runs a command that is to end by itself.
     pub async fn run(mut command: Command) -> Self {
         let output = within("the daemon's end", command.output()).await.unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();

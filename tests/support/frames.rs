@@ -88,16 +88,17 @@ impl ClientFrame {
 
     pub fn encode(&self) -> Vec<u8> {
         let length = self.declared.unwrap_or(self.payload.len() as u64);
-        let mut bytes = vec![u8::from(self.fin) << 7 | (self.rsv & 7) << 4 | self.opcode & 0xf];
+        let mut bytes =
+            vec![(u8::from(self.fin) << 7) + ((self.rsv & 7) << 4) + (self.opcode & 0xf)];
         let mask_bit = u8::from(self.mask.is_some()) << 7;
         match (self.form, length) {
-            (LengthForm::Shortest, 0..=125) => bytes.push(mask_bit | length.to_be_bytes()[7]),
+            (LengthForm::Shortest, 0..=125) => bytes.push(mask_bit + length.to_be_bytes()[7]),
             (LengthForm::Shortest | LengthForm::Two, 0..=0xffff) => {
-                bytes.push(mask_bit | 126);
+                bytes.push(mask_bit + 126);
                 bytes.extend_from_slice(&length.to_be_bytes()[6..]);
             }
             _ => {
-                bytes.push(mask_bit | 127);
+                bytes.push(mask_bit + 127);
                 bytes.extend_from_slice(&length.to_be_bytes());
             }
         }

@@ -9,8 +9,8 @@ pub fn upgrade(path: &str) -> String {
     upgrade_with(path, &[])
 }
 
-/// The head of an opening handshake with these header fields: each takes the place of the usual field of its name, or
-/// comes behind them. An empty value leaves the field out.
+/// The head of an opening handshake with these header fields: each takes the place of the usual
+/// field of its name, or comes behind them. An empty value leaves the field out.
 pub fn upgrade_with(path: &str, fields: &[(&str, &str)]) -> String {
     let usual = [
         ("Host", "localhost"),
@@ -24,6 +24,11 @@ pub fn upgrade_with(path: &str, fields: &[(&str, &str)]) -> String {
     let given = fields.iter().filter(|(_, value)| !value.is_empty());
     let lines = kept.chain(given).map(|(name, value)| format!("{name}: {value}\r\n"));
     format!("GET {path} HTTP/1.1\r\n{}\r\n", lines.collect::<String>())
+}
+
+/// A request that asks for no upgrade.
+pub fn plain(method: &str, path: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }
 
 /// What a request was answered.
@@ -67,5 +72,15 @@ impl HttpAnswer {
     /// The body as text.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("a body in UTF-8")
+    }
+
+    /// Every answer but a 101 and a page has the same shape: a short text, and the end.
+    pub fn expect_refusal(&self, status: u16, what: &str) {
+        assert_eq!(self.status, status, "{what}: {self:?}");
+        assert_eq!(self.header("content-type"), Some("text/plain; charset=utf-8"), "{what}");
+        let connection = self.header("connection").expect("a field Connection");
+        assert!(connection.split(", ").any(|option| option == "close"), "{what}: {connection}");
+        assert!((2..=80).contains(&self.body.len()), "{what}: {:?}", self.text());
+        assert!(self.text().ends_with('\n'), "{what}: {:?}", self.text());
     }
 }

@@ -71,11 +71,11 @@ impl JsonClient {
     /// Joins a group, and waits until it has.
     pub async fn join(&mut self, group: &str, ack_id: u64) {
         let answer = self.ask(&json!({"type": "joinGroup", "group": group, "ackId": ack_id})).await;
-        assert_eq!(answer, json!({"type": "ack", "ackId": ack_id, "success": true}));
+        assert_eq!(answer, ack(ack_id));
     }
 
-    /// Everything that this client has sent is carried out, and nothing has come but what was read: the next frame is
-    /// the answer to a ping.
+    /// Everything that this client has sent is carried out, and nothing has come but what was
+    /// read: the next frame is the answer to a ping.
     pub async fn expect_nothing(&mut self) {
         let answer = self.ask(&json!({"type": "ping"})).await;
         assert_eq!(answer, json!({"type": "pong"}));
@@ -85,4 +85,27 @@ impl JsonClient {
     pub async fn close(&mut self) -> (u16, String) {
         close_of(&mut self.socket).await
     }
+}
+
+/// The last frame of a client that is closed.
+pub fn disconnected(why: &str) -> String {
+    let why = serde_json::to_string(why).unwrap();
+    format!(r#"{{"type":"system","event":"disconnected","message":{why}}}"#)
+}
+
+/// The ack of a frame that was carried out.
+pub fn ack(id: u64) -> Value {
+    json!({"type": "ack", "ackId": id, "success": true})
+}
+
+/// A failed ack or an error, whatever its message says.
+pub fn expect_failure(frame: &Value, ack_id: Option<u64>, name: &str, what: &str) {
+    let message = frame["error"]["message"].as_str().unwrap_or_else(|| panic!("{what}: {frame}"));
+    assert!(!message.is_empty(), "{what}");
+    let error = json!({"name": name, "message": message});
+    let expected = match ack_id {
+        Some(id) => json!({"type": "ack", "ackId": id, "success": false, "error": error}),
+        None => json!({"type": "error", "error": error}),
+    };
+    assert_eq!(*frame, expected, "{what}");
 }

@@ -1,5 +1,6 @@
-//! What the integration tests share: a server in this process, the daemon as a process of its own, a client that writes
-//! any bytes, a client that nobody here wrote, one that speaks the JSON protocol, and a witness of the server's health.
+//! What the integration tests share: a server in this process, the daemon as a process of its own,
+//! a client that writes any bytes, a client that nobody here wrote, one that speaks the JSON
+//! protocol, and a witness of the server's health.
 //!
 //! Everything here that waits does so for a condition and under [`DEADLINE`].
 
@@ -23,10 +24,10 @@ use std::{
 pub use client::{WebSocket, close_of, connect, connect_with, next_message, send};
 pub use daemon::{Daemon, Failed, hubnerite};
 pub use frames::{ClientFrame, LengthForm, ServerFrame};
-pub use http::{ACCEPT, HttpAnswer, KEY, upgrade, upgrade_with};
-pub use json::JsonClient;
+pub use http::{ACCEPT, HttpAnswer, KEY, plain, upgrade, upgrade_with};
+pub use json::{JsonClient, ack, disconnected, expect_failure};
 pub use raw::{End, RawClient};
-pub use server::TestServer;
+pub use server::{NEVER, TestServer, patient};
 pub use witness::Witness;
 
 /// How long anything may take that should happen at once: long, because the machine is shared.
@@ -44,7 +45,7 @@ pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
 pub async fn within_time<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
     match tokio::time::timeout(limit, future).await {
         Ok(output) => output,
-        Err(_) => panic!("{what}: not within {limit:?}"),
+        Err(passed) => panic!("{what}: not within {limit:?} ({passed})"),
     }
 }
 

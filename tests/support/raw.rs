@@ -12,7 +12,9 @@ use tokio::{
     net::{TcpSocket, TcpStream, UnixStream},
 };
 
-use super::{ACCEPT, ClientFrame, HttpAnswer, ServerFrame, upgrade, upgrade_with, within};
+use super::{
+    ACCEPT, ClientFrame, HttpAnswer, ServerFrame, disconnected, upgrade, upgrade_with, within,
+};
 
 /// A socket, and what was read from it and not looked at yet.
 #[derive(Debug)]
@@ -125,8 +127,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
         self.read_answer().await
     }
 
-    /// Reads an answer: its head, and its body unless it is a 101. The body must be as long as `Content-Length` says, and
-    /// the server must close the connection behind it.
+    /// Reads an answer: its head, and its body unless it is a 101. The body must be as long as
+    /// `Content-Length` says, and the server must close the connection behind it.
     pub async fn read_answer(&mut self) -> HttpAnswer {
         let end = loop {
             if let Some(at) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -184,6 +186,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RawClient<S> {
         let frame = self.read_frame().await;
         assert!(!frame.masked && frame.fin && frame.rsv == 0, "{frame:?}");
         frame.close_code_and_reason()
+    }
+
+    /// The next frame must be a close frame: its code and reason. It is answered, and then the
+    /// connection must end.
+    pub async fn expect_close_and_answer(&mut self) -> (u16, String) {
+        let close = self.expect_close().await;
+        self.finish_close().await;
+        close
+    }
+
+    /// A client of the JSON protocol is told why, before the close frame says it again.
+    pub async fn expect_disconnected_and_close(&mut self) -> (u16, String) {
+        let told = self.read_frame().await;
+        let (code, reason) = self.expect_close().await;
+        assert_eq!(told, ServerFrame::text(disconnected(&reason)), "before {code}");
+        (code, reason)
     }
 
     /// The first close frame: its code and reason. All frames before it are passed over.

@@ -61,7 +61,9 @@ impl Watched {
     }
 
     pub async fn over(daemon: Daemon) -> Self {
-        let witness = Witness::connect(daemon.address()).await;
+        let mut witness = Witness::connect(daemon.address()).await;
+        // Some files are opened when it begins to accept.
+        witness.expect_prompt_echo().await;
         let files = daemon.open_files();
         Self { daemon, witness, files }
     }
@@ -77,6 +79,11 @@ impl Watched {
     /// The processor time that it has used.
     pub fn processor_time(&self) -> Duration {
         processor_time(self.daemon.pid())
+    }
+
+    /// The processor time that it has used since it had used `before`.
+    pub fn processor_time_since(&self, before: Duration) -> Duration {
+        self.processor_time().saturating_sub(before)
     }
 
     /// It has given back every socket but that of the witness, which is answered promptly, and it stops as it should.

@@ -1,11 +1,27 @@
 //! A server inside the test's own process.
 
-use std::{future::Future, net::SocketAddr};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use hubnerite::{Config, Drained, Hub, Server};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-use super::{JsonClient, RawClient, WebSocket, connect, within_time};
+use super::{HttpAnswer, JsonClient, RawClient, WebSocket, connect, within_time};
+
+/// Longer than any test.
+pub const NEVER: Duration = Duration::from_hours(1);
+
+/// No deadline but those that a test sets.
+pub fn patient() -> Config {
+    Config {
+        open_timeout: NEVER,
+        ping_interval: Duration::ZERO,
+        ping_timeout: NEVER,
+        close_timeout: NEVER,
+        send_timeout: NEVER,
+        message_timeout: NEVER,
+        ..Config::default()
+    }
+}
 
 /// A running server with a real listener on a free port of 127.0.0.1.
 pub struct TestServer {
@@ -13,7 +29,7 @@ pub struct TestServer {
     pub hub: Hub,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Drained>,
-    grace: std::time::Duration,
+    grace: Duration,
 }
 
 impl TestServer {
@@ -43,6 +59,11 @@ impl TestServer {
     /// A raw client whose opening handshake is done.
     pub async fn open(&self, path: &str) -> RawClient {
         RawClient::open(self.address, path).await
+    }
+
+    /// What a request is answered, on a connection of its own.
+    pub async fn ask(&self, request: impl AsRef<[u8]>) -> HttpAnswer {
+        RawClient::connect(self.address).await.request(request).await
     }
 
     /// A tungstenite client.
