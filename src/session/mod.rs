@@ -5,6 +5,10 @@
 //! messages leave in one system call, and pings, deliveries and the closing handshake go on while
 //! a handler waits for something else.
 
+mod closing;
+mod deadlines;
+mod reading;
+
 use std::{
     future::Future,
     io,
@@ -12,7 +16,6 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use futures_util::future::{BoxFuture, poll_fn};
@@ -28,22 +31,15 @@ use crate::{
     bucket::Bucket,
     close::CloseReason,
     config::Config,
-    frame::{Delivery, Form, Item, Message},
+    frame::{Delivery, Item},
     hub::{Hub, Registration},
     peer::ConnectionId,
-    protocol,
-    wire::{Inbound, Wire},
+    wire::Wire,
 };
 
 /// With more than this of its own replies unwritten, a handler waits before it reads or sends
 /// on: a peer that does not read its replies is not read from either.
 const HIGH_WATER: usize = 64 << 10;
-
-/// What is read and thrown away after our close frame, before the connection is reset.
-const MAX_DISCARDED: usize = 64 << 10;
-
-/// Later than any deadline.
-const NEVER: Duration = Duration::from_hours(24 * 365 * 10);
 
 /// What a connection's task and the handle that its handler holds share: one allocation.
 pub(crate) struct Shared {
@@ -168,7 +164,7 @@ impl Io {
         config: Arc<Config>,
     ) -> Self {
         Self {
-            keepalive_at: Instant::now() + keepalive_tick(&config),
+            keepalive_at: Instant::now() + deadlines::keepalive_tick(&config),
             control_frames: Bucket::new(config.control_frames_burst),
             messages: Bucket::new(config.messages_per_second),
             expires_at: None,
@@ -188,62 +184,6 @@ impl Io {
             timer_knows_us: false,
             discarded: 0,
             tasks: None,
-        }
-    }
-
-    /// The next message, or `None` once the connection is closing.
-    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
-        while self.phase == Phase::Open {
-            if self.wire.replies() > HIGH_WATER {
-                self.listening = false;
-                return self.wait(cx);
-            }
-            let next = self.wire.poll_next(cx, &self.config);
-            self.limit_control_frames();
-            match next {
-                Poll::Ready(Ok(Inbound::Message(message))) => {
-                    self.listening = false;
-                    if self.is_within_rate() {
-                        return Poll::Ready(Some(message));
-                    }
-                }
-                Poll::Ready(Ok(inbound)) => self.take_in(inbound),
-                Poll::Ready(Err(reason)) => self.begin_close(reason),
-                Poll::Pending => {
-                    self.listening = true;
-                    return self.wait(cx);
-                }
-            }
-        }
-        Poll::Ready(None)
-    }
-
-    /// A message that has been read already.
-    pub(crate) fn try_recv(&mut self) -> Option<Message> {
-        while self.phase == Phase::Open && self.wire.replies() <= HIGH_WATER {
-            match self.wire.decode() {
-                Ok(Some(Inbound::Message(message))) => {
-                    if self.is_within_rate() {
-                        return Some(message);
-                    }
-                }
-                Ok(Some(inbound)) => self.take_in(inbound),
-                Ok(None) => return None,
-                Err(reason) => self.begin_close(reason),
-            }
-        }
-        None
-    }
-
-    /// Ready when there is room for one more reply, or `Err` once the connection is closing.
-    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
-        if self.phase != Phase::Open {
-            Poll::Ready(Err(()))
-        } else if self.wire.replies() > HIGH_WATER {
-            self.listening = false;
-            self.wait(cx)
-        } else {
-            Poll::Ready(Ok(()))
         }
     }
 
@@ -308,67 +248,6 @@ impl Io {
             self.begin_close(CloseReason::HandlerFailed);
         }
         self.begin_close(CloseReason::Local { code: 1000, reason: String::new() });
-    }
-
-    fn take_in(&mut self, inbound: Inbound) {
-        if let Inbound::Close(frame) = inbound {
-            let frame = frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned()));
-            let (code, reason) = frame.unwrap_or((1005, String::new()));
-            self.begin_close(CloseReason::Peer { code, reason });
-        }
-    }
-
-    /// Counts one message; closes the connection if that is one too many.
-    fn is_within_rate(&mut self) -> bool {
-        let rate = self.config.messages_per_second;
-        let within = rate == 0 || self.messages.take(1, rate, rate);
-        if !within {
-            self.begin_close(CloseReason::Policy("too many messages"));
-        }
-        within
-    }
-
-    fn limit_control_frames(&mut self) {
-        let count = self.wire.take_control_frames();
-        let rate = self.config.control_frames_per_second;
-        let burst = self.config.control_frames_burst;
-        if count > 0 && !self.control_frames.take(count, rate, burst) {
-            self.begin_close(CloseReason::Policy("too many control frames"));
-        }
-    }
-
-    /// The connection begins to end, for this reason, unless it has begun already.
-    pub(crate) fn begin_close(&mut self, reason: CloseReason) {
-        if self.phase != Phase::Open {
-            return;
-        }
-        self.phase = match &reason {
-            CloseReason::Lost(_) => Phase::Over,
-            // Our close frame is in the output already: nothing may follow it.
-            CloseReason::Peer { .. } => Phase::Finishing,
-            ours => {
-                self.take_queue();
-                if ours.drops_queue() {
-                    self.registration.metrics().dropped.add(self.wire.drop_deliveries());
-                }
-                if self.registration.peer.form == Form::Envelope {
-                    self.wire.push_text(&protocol::disconnected(&ours.text()));
-                }
-                self.wire.close(ours.code(), &ours.text(), &self.config);
-                if ours.ends_reading() { Phase::Finishing } else { Phase::AwaitingClose }
-            }
-        };
-        if reason.drops_queue() {
-            self.closing_until = Some(Instant::now() + self.config.close_timeout);
-        }
-        // What is read from here on is what it sends behind our close frame.
-        self.wire.take_read();
-        self.reason = Some(reason);
-        self.tasks = None;
-        self.wake_handler();
-        if let Some(task) = &self.task {
-            task.wake_by_ref();
-        }
     }
 
     /// Moves everything that is queued into the output, up to a request to close.
@@ -450,135 +329,6 @@ impl Io {
         }
         flushed.is_ready()
     }
-
-    /// The socket is of no more use.
-    fn lose(&mut self, kind: io::ErrorKind) {
-        self.begin_close(CloseReason::Lost(kind));
-        self.phase = Phase::Over;
-    }
-
-    fn poll_peer_close(&mut self, cx: &mut Context<'_>) -> bool {
-        let next = self.wire.poll_next(cx, &self.config);
-        let read = self.wire.take_read();
-        self.discard(read);
-        if self.phase == Phase::Over {
-            return true;
-        }
-        match next {
-            Poll::Pending => return false,
-            Poll::Ready(Ok(Inbound::Message(_) | Inbound::Control)) => {}
-            Poll::Ready(Err(CloseReason::Lost(_))) => self.phase = Phase::Over,
-            Poll::Ready(Ok(Inbound::Close(_)) | Err(_)) => self.phase = Phase::Finishing,
-        }
-        true
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> bool {
-        let shutdown = self.wire.poll_shutdown(cx);
-        match shutdown {
-            Poll::Pending => {}
-            Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
-            Poll::Ready(Err(_)) => self.phase = Phase::Over,
-        }
-        shutdown.is_ready()
-    }
-
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> bool {
-        let read = self.wire.poll_discard(cx);
-        match read {
-            Poll::Pending => {}
-            Poll::Ready(Ok(count @ 1..)) => self.discard(count),
-            Poll::Ready(Ok(0) | Err(_)) => self.phase = Phase::Over,
-        }
-        read.is_ready()
-    }
-
-    fn discard(&mut self, count: usize) {
-        self.discarded += count;
-        if self.discarded > MAX_DISCARDED {
-            self.wire.reset_on_close();
-            self.phase = Phase::Over;
-        }
-    }
-
-    /// Sees to it that the task wakes up at the next deadline; says whether one has passed.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> bool {
-        let message = self.wire.half_read_message().filter(|_| self.listening);
-        if message != self.half_read.map(|(_, message)| message) {
-            self.half_read = message.map(|message| (Instant::now(), message));
-        }
-        let passed = timer.is_elapsed();
-        if passed {
-            self.act(Instant::now());
-        }
-        let deadline = self.deadline();
-        // A deadline that moved away is left for the timer to find out.
-        if passed || deadline < timer.deadline() {
-            timer.as_mut().reset(deadline);
-            self.timer_knows_us = false;
-        }
-        if !self.timer_knows_us {
-            self.timer_knows_us = timer.poll(cx).is_pending();
-        }
-        passed || !self.timer_knows_us
-    }
-
-    fn deadline(&self) -> Instant {
-        let stalled = self.stalled_since.map(|since| since + self.config.send_timeout);
-        if self.phase != Phase::Open {
-            return self.closing_until.or(stalled).unwrap_or(self.keepalive_at);
-        }
-        let half_read = self.half_read.map(|(since, _)| since + self.config.message_timeout);
-        let unanswered = self.pinged_at.map(|since| since + self.config.ping_timeout);
-        let all = half_read.into_iter().chain(stalled).chain(unanswered).chain(self.expires_at);
-        all.fold(self.keepalive_at, Instant::min)
-    }
-
-    /// Does what is due.
-    fn act(&mut self, now: Instant) {
-        let due = |since: Option<Instant>, wait| since.is_some_and(|since| since + wait <= now);
-        let stalled = due(self.stalled_since, self.config.send_timeout);
-        if self.phase != Phase::Open {
-            if due(self.closing_until, Duration::ZERO) || self.closing_until.is_none() && stalled {
-                self.give_up();
-            }
-            self.keepalive_at = now + NEVER;
-        } else if due(self.half_read.map(|(since, _)| since), self.config.message_timeout) {
-            self.begin_close(CloseReason::Policy("the message took too long"));
-        } else if stalled {
-            self.registration.metrics().evicted.add(1);
-            self.begin_close(CloseReason::SlowReader);
-        } else if due(self.expires_at, Duration::ZERO) {
-            self.begin_close(CloseReason::Policy("the token has expired"));
-        } else {
-            self.keep_alive(now);
-        }
-    }
-
-    /// The peer had its time. What the kernel still holds for it is thrown away too, unless we are
-    /// the ones who leave: then it may still read that.
-    fn give_up(&mut self) {
-        let written = self.closing_until.is_some();
-        if !(written && matches!(self.reason, Some(CloseReason::Restart { .. }))) {
-            self.wire.reset_on_close();
-        }
-        self.phase = Phase::Over;
-    }
-
-    /// A handler that does not read leaves the pong unread too: then its absence says nothing.
-    fn keep_alive(&mut self, now: Instant) {
-        if self.wire.take_read() > 0 || !self.listening && self.pinged_at.is_some() {
-            self.pinged_at = None;
-        } else if self.pinged_at.is_some_and(|at| at + self.config.ping_timeout <= now) {
-            return self.begin_close(CloseReason::PingTimeout);
-        } else if self.pinged_at.is_none() && self.keepalive_at <= now {
-            self.wire.ping();
-            self.pinged_at = Some(now);
-        }
-        if self.keepalive_at <= now {
-            self.keepalive_at = now + keepalive_tick(&self.config);
-        }
-    }
 }
 
 /// Keeps the waker of who waits now.
@@ -587,12 +337,6 @@ fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
         Some(waker) => waker.clone_from(cx.waker()),
         None => *slot = Some(cx.waker().clone()),
     }
-}
-
-/// Twice in a `ping_interval` it is looked whether anything came: a connection that was silent
-/// all that time is pinged, one that was not costs nothing and is not asked for the time.
-fn keepalive_tick(config: &Config) -> Duration {
-    if config.ping_interval.is_zero() { NEVER } else { config.ping_interval / 2 }
 }
 
 /// What nobody will write any more is given back to the budgets.

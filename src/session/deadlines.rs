@@ -1,0 +1,88 @@
+//! One timer for everything that a connection waits for.
+
+use std::{pin::Pin, task::Context, time::Duration};
+
+use tokio::time::{Instant, Sleep};
+
+use super::{Io, Phase};
+use crate::{close::CloseReason, config::Config};
+
+/// Later than any deadline.
+const NEVER: Duration = Duration::from_hours(24 * 365 * 10);
+
+impl Io {
+    /// Sees to it that the task wakes up at the next deadline; says whether one has passed.
+    pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> bool {
+        let message = self.wire.half_read_message().filter(|_| self.listening);
+        if message != self.half_read.map(|(_, message)| message) {
+            self.half_read = message.map(|message| (Instant::now(), message));
+        }
+        let passed = timer.is_elapsed();
+        if passed {
+            self.act(Instant::now());
+        }
+        let deadline = self.deadline();
+        // A deadline that moved away is left for the timer to find out.
+        if passed || deadline < timer.deadline() {
+            timer.as_mut().reset(deadline);
+            self.timer_knows_us = false;
+        }
+        if !self.timer_knows_us {
+            self.timer_knows_us = timer.poll(cx).is_pending();
+        }
+        passed || !self.timer_knows_us
+    }
+
+    fn deadline(&self) -> Instant {
+        let stalled = self.stalled_since.map(|since| since + self.config.send_timeout);
+        if self.phase != Phase::Open {
+            return self.closing_until.or(stalled).unwrap_or(self.keepalive_at);
+        }
+        let half_read = self.half_read.map(|(since, _)| since + self.config.message_timeout);
+        let unanswered = self.pinged_at.map(|since| since + self.config.ping_timeout);
+        let all = half_read.into_iter().chain(stalled).chain(unanswered).chain(self.expires_at);
+        all.fold(self.keepalive_at, Instant::min)
+    }
+
+    /// Does what is due.
+    fn act(&mut self, now: Instant) {
+        let due = |since: Option<Instant>, wait| since.is_some_and(|since| since + wait <= now);
+        let stalled = due(self.stalled_since, self.config.send_timeout);
+        if self.phase != Phase::Open {
+            if due(self.closing_until, Duration::ZERO) || self.closing_until.is_none() && stalled {
+                self.give_up();
+            }
+            self.keepalive_at = now + NEVER;
+        } else if due(self.half_read.map(|(since, _)| since), self.config.message_timeout) {
+            self.begin_close(CloseReason::Policy("the message took too long"));
+        } else if stalled {
+            self.registration.metrics().evicted.add(1);
+            self.begin_close(CloseReason::SlowReader);
+        } else if due(self.expires_at, Duration::ZERO) {
+            self.begin_close(CloseReason::Policy("the token has expired"));
+        } else {
+            self.keep_alive(now);
+        }
+    }
+
+    /// A handler that does not read leaves the pong unread too: then its absence says nothing.
+    fn keep_alive(&mut self, now: Instant) {
+        if self.wire.take_read() > 0 || !self.listening && self.pinged_at.is_some() {
+            self.pinged_at = None;
+        } else if self.pinged_at.is_some_and(|at| at + self.config.ping_timeout <= now) {
+            return self.begin_close(CloseReason::PingTimeout);
+        } else if self.pinged_at.is_none() && self.keepalive_at <= now {
+            self.wire.ping();
+            self.pinged_at = Some(now);
+        }
+        if self.keepalive_at <= now {
+            self.keepalive_at = now + keepalive_tick(&self.config);
+        }
+    }
+}
+
+/// Twice in a `ping_interval` it is looked whether anything came: a connection that was silent
+/// all that time is pinged, one that was not costs nothing and is not asked for the time.
+pub(super) fn keepalive_tick(config: &Config) -> Duration {
+    if config.ping_interval.is_zero() { NEVER } else { config.ping_interval / 2 }
+}

@@ -1,0 +1,91 @@
+//! What a handler reads, and what keeps it from reading: its own unread replies, and the limits.
+
+use std::task::{Context, Poll};
+
+use super::{HIGH_WATER, Io, Phase};
+use crate::{close::CloseReason, frame::Message, wire::Inbound};
+
+impl Io {
+    /// The next message, or `None` once the connection is closing.
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        while self.phase == Phase::Open {
+            if self.wire.replies() > HIGH_WATER {
+                self.listening = false;
+                return self.wait(cx);
+            }
+            let next = self.wire.poll_next(cx, &self.config);
+            self.limit_control_frames();
+            match next {
+                Poll::Ready(Ok(Inbound::Message(message))) => {
+                    self.listening = false;
+                    if self.is_within_rate() {
+                        return Poll::Ready(Some(message));
+                    }
+                }
+                Poll::Ready(Ok(inbound)) => self.take_in(inbound),
+                Poll::Ready(Err(reason)) => self.begin_close(reason),
+                Poll::Pending => {
+                    self.listening = true;
+                    return self.wait(cx);
+                }
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// A message that has been read already.
+    pub(crate) fn try_recv(&mut self) -> Option<Message> {
+        while self.phase == Phase::Open && self.wire.replies() <= HIGH_WATER {
+            match self.wire.decode() {
+                Ok(Some(Inbound::Message(message))) => {
+                    if self.is_within_rate() {
+                        return Some(message);
+                    }
+                }
+                Ok(Some(inbound)) => self.take_in(inbound),
+                Ok(None) => return None,
+                Err(reason) => self.begin_close(reason),
+            }
+        }
+        None
+    }
+
+    /// Ready when there is room for one more reply, or `Err` once the connection is closing.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        if self.phase != Phase::Open {
+            Poll::Ready(Err(()))
+        } else if self.wire.replies() > HIGH_WATER {
+            self.listening = false;
+            self.wait(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn take_in(&mut self, inbound: Inbound) {
+        if let Inbound::Close(frame) = inbound {
+            let frame = frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned()));
+            let (code, reason) = frame.unwrap_or((1005, String::new()));
+            self.begin_close(CloseReason::Peer { code, reason });
+        }
+    }
+
+    /// Counts one message; closes the connection if that is one too many.
+    fn is_within_rate(&mut self) -> bool {
+        let rate = self.config.messages_per_second;
+        let within = rate == 0 || self.messages.take(1, rate, rate);
+        if !within {
+            self.begin_close(CloseReason::Policy("too many messages"));
+        }
+        within
+    }
+
+    fn limit_control_frames(&mut self) {
+        let count = self.wire.take_control_frames();
+        let rate = self.config.control_frames_per_second;
+        let burst = self.config.control_frames_burst;
+        if count > 0 && !self.control_frames.take(count, rate, burst) {
+            self.begin_close(CloseReason::Policy("too many control frames"));
+        }
+    }
+}
