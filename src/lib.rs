@@ -52,6 +52,11 @@ mod connection;
 mod endpoint;
 mod error;
 mod frame;
+/// What `cargo fuzz` reaches: private modules, with bytes that it invents.
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+#[path = "../tests/fuzz/entry.rs"]
+pub mod fuzz;
 mod handler;
 mod handshake;
 mod head;
@@ -69,6 +74,7 @@ mod route;
 mod server;
 mod session;
 mod socket;
+
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(feature = "jwt")]

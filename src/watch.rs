@@ -31,7 +31,6 @@ pub(crate) struct FrameWatch {
     mid_message: bool,
     largest: u64,
     violation: Option<Violation>,
-    violated_by: u32,
 }
 
 /// 2 bytes, 8 of extended length, 4 of masking key (RFC 6455 section 5.2).
@@ -42,9 +41,11 @@ impl FrameWatch {
         Self { max_fragments, max_message_size, ..Self::default() }
     }
 
-    /// Follows the stream through `bytes`, however they are cut.
-    pub(crate) fn advance(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
+    /// Follows the stream through `bytes`, however they are cut. Returns how many of them stand
+    /// before the end of a header with something wrong: the rest is for nobody.
+    pub(crate) fn advance(&mut self, mut bytes: &[u8]) -> usize {
+        let all = bytes.len();
+        while !bytes.is_empty() && self.violation.is_none() {
             if self.payload_left > 0 {
                 let here =
                     usize::try_from(self.payload_left).unwrap_or(usize::MAX).min(bytes.len());
@@ -57,6 +58,7 @@ impl FrameWatch {
                 self.finish_header();
             }
         }
+        (all - bytes.len()).saturating_sub(usize::from(self.violation.is_some()))
     }
 
     fn finish_header(&mut self) {
@@ -77,11 +79,7 @@ impl FrameWatch {
         self.largest = self.largest.max(self.payload_left);
         let (first, second) = (header[0], header[1]);
         self.header_length = 0;
-        if let Err(violation) = self.count(first, second) {
-            self.violated_by =
-                if self.violation.is_some() { self.violated_by } else { self.message };
-            self.violation = self.violation.or(Some(violation));
-        }
+        self.violation = self.count(first, second).err();
     }
 
     fn count(&mut self, first: u8, second: u8) -> Result<(), Violation> {
@@ -128,12 +126,6 @@ impl FrameWatch {
     /// Control frames since the last call.
     pub(crate) fn take_control_frames(&mut self) -> u32 {
         std::mem::take(&mut self.control_frames)
-    }
-
-    /// Whether that message, by its number, came whole and yet in too many frames. Whatever else
-    /// is wrong, tungstenite refuses too.
-    pub(crate) fn is_violated_by_whole(&self, message: u32) -> bool {
-        self.violation == Some(Violation::TooManyFragments) && message >= self.violated_by
     }
 
     pub(crate) fn take_violation(&mut self) -> Option<Violation> {

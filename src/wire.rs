@@ -68,8 +68,6 @@ struct Input {
     end: usize,
     /// tungstenite has asked for more than there is: it holds no whole frame of its own either.
     drained: bool,
-    /// Whole messages that it has made of the bytes.
-    decoded: u32,
 }
 
 thread_local! {
@@ -120,12 +118,14 @@ impl Wire {
         input.drained = is_would_block(&read);
         input.give_scratch_if_drained();
         let message = match read {
-            Ok(message) if !input.is_violation(&message) => message,
-            failed => match (input.watch.take_violation(), failed) {
-                (Some(violation), _) => return Err(violation.into()),
-                (None, Err(error)) if !input.drained => return Err(reason_of(error)),
-                (None, _) => return Ok(None),
-            },
+            Ok(message) => message,
+            // All that stands before a violation is judged before it.
+            Err(_) if input.drained => {
+                let violation = input.watch.take_violation();
+                input.drained = violation.is_none();
+                return violation.map_or(Ok(None), |found| Err(found.into()));
+            }
+            Err(error) => return Err(reason_of(error)),
         };
         Ok(Some(match message {
             tungstenite::Message::Text(text) => Inbound::Message(Message::Text(text)),
@@ -282,24 +282,14 @@ impl Input {
                 .max_frame_size(limit);
             let protocol = WebSocketContext::new(Role::Server, Some(settings));
             let (watch, bytes) = (FrameWatch::default(), Vec::new());
-            Box::new(Self { protocol, watch, bytes, start: 0, end: 0, drained: true, decoded: 0 })
+            Box::new(Self { protocol, watch, bytes, start: 0, end: 0, drained: true })
         });
         input.watch = FrameWatch::new(config.max_fragments, config.max_message_size as u64);
-        input.decoded = 0;
         input
     }
 
     fn fill(&mut self, bytes: Vec<u8>, count: usize) {
         (self.bytes, self.start, self.end, self.drained) = (bytes, 0, count, false);
-    }
-
-    /// Whether this message is the one that came in too many frames. What came whole before a
-    /// violation is served: it may have been read together with it.
-    fn is_violation(&mut self, message: &tungstenite::Message) -> bool {
-        if message.is_text() || message.is_binary() {
-            self.decoded = self.decoded.wrapping_add(1);
-        }
-        self.watch.is_violated_by_whole(self.decoded)
     }
 
     fn give_back(self: Box<Self>) {
@@ -368,8 +358,10 @@ impl Read for Pipe<'_> {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         *self.start += count;
-        self.watch.advance(&into[..count]);
-        Ok(count)
+        match self.watch.advance(&into[..count]) {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            right => Ok(right),
+        }
     }
 }
 

@@ -1,0 +1,5 @@
+//! See `head` in `tests/fuzz/entry.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hubnerite::fuzz::head(bytes));
