@@ -63,3 +63,13 @@ python_with_lib2to3() {
   done
   return 1
 }
+
+cargo_deny() { # sets `cargo_deny`
+  local version=0.20.2
+  cargo_deny=target/tools/bin/cargo-deny
+  [[ -x $cargo_deny && $("$cargo_deny" --version) == "cargo-deny $version" ]] && return
+  # It works for a second: to optimize it would take longer than everything that it ever does here.
+  timeout 20m cargo install cargo-deny --version "$version" --locked --debug --no-default-features --quiet \
+    --root target/tools --target-dir target/tools/build || skip "cargo-deny cannot be installed"
+  rm -rf target/tools/build
+}
