@@ -18,15 +18,19 @@ impl Bucket {
         Self { tokens: burst as f32, filled_at: now() }
     }
 
-    /// Takes `count` tokens; `false` if there were fewer.
+    /// Takes `count` tokens; `false` if there were fewer, and then none is taken: who asks too
+    /// often gets the rate all the same.
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 24 bits")]
     pub(crate) fn take(&mut self, count: u32, per_second: u32, burst: u32) -> bool {
         let now = now();
         let elapsed = now.wrapping_sub(self.filled_at) as f32 / 1000.0;
         self.filled_at = now;
-        let filled = (self.tokens + elapsed * per_second as f32).min(burst as f32);
-        self.tokens = (filled - count as f32).max(-1.0);
-        self.tokens >= 0.0
+        self.tokens = (self.tokens + elapsed * per_second as f32).min(burst as f32);
+        let enough = self.tokens >= count as f32;
+        if enough {
+            self.tokens -= count as f32;
+        }
+        enough
     }
 
     /// How long the bucket was left alone, in milliseconds.
@@ -58,5 +62,16 @@ mod tests {
         tokio::time::advance(Duration::from_mins(1)).await;
         assert!(bucket.take(3, 2, 3));
         assert!(!bucket.take(1, 2, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_too_often_still_gets_the_rate() {
+        let mut bucket = Bucket::new(1);
+        let mut taken = 0;
+        for _ in 0..1000 {
+            taken += u32::from(bucket.take(1, 2, 1));
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        assert!((19..=21).contains(&taken), "{taken} in ten seconds");
     }
 }

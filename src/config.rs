@@ -69,8 +69,8 @@ pub struct Config {
     /// Names that the server answers under, with or without a port; 421 for others. Default
     /// none: any name.
     pub allow_hosts: Vec<String>,
-    /// Proxies whose `Forwarded`, `X-Forwarded-For` and PROXY protocol headers are believed.
-    /// Default none.
+    /// Proxies whose `Forwarded`, `X-Forwarded-For` and PROXY protocol headers are believed; the
+    /// former two where they do not contradict each other. Default none.
     pub trusted_proxies: Vec<IpNet>,
     /// What happens to a connection when its token expires. Default `Ignore`.
     pub expiry: Expiry,

@@ -34,6 +34,7 @@ use crate::{
     listener::{Established, Incoming},
     member::Member,
     origin::{check_host, check_origin},
+    proxy::NOBODY,
     route::{Match, Params},
     server::Shared,
     session::{self, Io, Opened},
@@ -190,7 +191,7 @@ fn admit(
     let client = peer.client.or_else(|| server.proxies.client(headers)).or(address);
     let admitted = client.map(|client| server.addresses.admit(client)).transpose();
     let admitted = admitted.map_err(|TooMany| too_many_of_one())?;
-    Ok((client, admitted.flatten()))
+    Ok((client.filter(|client| *client != NOBODY), admitted.flatten()))
 }
 
 /// Gives the connection its queue, and its seat in a hub, and writes the 101.

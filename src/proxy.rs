@@ -2,7 +2,10 @@
 //!
 //! Only addresses that the operator trusts are believed: anybody can write these headers.
 
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 use tokio::io::AsyncReadExt;
@@ -18,6 +21,10 @@ const PROXIED: u8 = 0x21;
 /// Addresses take 36 bytes at most; what else may follow is of no use to us.
 const MAX_LENGTH: usize = 1024;
 
+/// Who is meant where a proxy speaks of a client and cannot be understood. All of them count as
+/// one address: to be unreadable must not be a way around the limits.
+pub(crate) const NOBODY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
 /// Addresses and networks that may speak for others.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TrustedProxies(pub(crate) Vec<IpNet>);
@@ -28,17 +35,22 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client that a trusted proxy names: the last address in the list that is not itself a
-    /// trusted proxy. `None` if it names none.
+    /// The client that a trusted proxy names: the last address in its list that is not itself a
+    /// trusted proxy. [`NOBODY`] if what it says names none; `None` if it says nothing.
     pub(crate) fn client(&self, headers: &HeaderMap) -> Option<IpAddr> {
-        let mut chain = forwarded(headers);
-        if chain.is_empty() {
-            chain = x_forwarded_for(headers);
+        let forwarded = elements(headers, "forwarded").map(|all| self.last(all.map(node)));
+        let plain = elements(headers, "x-forwarded-for").map(|all| self.last(all.map(address)));
+        match (forwarded, plain) {
+            // A proxy writes one of them, and may pass on what a client has put into the other.
+            (Some(one), Some(other)) if one != other => Some(NOBODY),
+            (one, other) => one.or(other).map(|client| client.unwrap_or(NOBODY)),
         }
-        // What stands before an address that cannot be read was written by nobody we trust.
-        let known = chain.into_iter().rev().map_while(|address| address);
+    }
+
+    fn last(&self, chain: impl DoubleEndedIterator<Item = Option<IpAddr>>) -> Option<IpAddr> {
         let mut last = None;
-        for address in known {
+        // What stands before an address that cannot be read was written by nobody we trust.
+        for address in chain.rev().map_while(|address| address) {
             last = Some(address);
             if !self.contain(address) {
                 break;
@@ -48,27 +60,29 @@ impl TrustedProxies {
     }
 }
 
-fn lines<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(','))
+/// The elements of a list that may come in several fields; `None` without any field.
+fn elements<'a>(
+    headers: &'a HeaderMap,
+    name: &str,
+) -> Option<impl DoubleEndedIterator<Item = &'a [u8]>> {
+    let values = headers.get_all(name);
+    let elements =
+        values.into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    headers.contains_key(name).then_some(elements)
 }
 
-fn x_forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    lines(headers, "x-forwarded-for").map(|text| address(text.trim())).collect()
-}
-
-/// `for=192.0.2.1;proto=https, for="[2001:db8::1]:4711"` (RFC 7239).
-fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let node = |element: &str| {
-        let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
-        let node = pairs.into_iter().find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?.1;
-        address(node.trim().trim_matches('"'))
-    };
-    lines(headers, "forwarded").map(node).collect()
+/// `for=192.0.2.1;proto=https` and `for="[2001:db8::1]:4711"` (RFC 7239).
+fn node(element: &[u8]) -> Option<IpAddr> {
+    let pairs =
+        std::str::from_utf8(element).ok()?.split(';').filter_map(|pair| pair.split_once('='));
+    let is_for = |name: &str| name.trim().eq_ignore_ascii_case("for");
+    let node = pairs.into_iter().find(|(name, _)| is_for(name))?.1;
+    address(node.trim().trim_matches('"').as_bytes())
 }
 
 /// An address with or without brackets and port.
-fn address(text: &str) -> Option<IpAddr> {
+fn address(element: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(element).ok()?.trim();
     if let Some(rest) = text.strip_prefix('[') {
         return rest.split(']').next()?.parse().ok();
     }
@@ -123,41 +137,56 @@ async fn begins_with_signature(stream: &TcpStream) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
+
     use super::*;
 
-    fn client(name: &'static str, value: &str) -> Option<String> {
+    fn client(fields: &[(&'static str, &str)]) -> Option<String> {
         let proxies = TrustedProxies(vec!["10.0.0.0/8".parse().unwrap()]);
+        let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), value));
+        let fields = fields.map(|(name, value)| (name, HeaderValue::from_str(value).unwrap()));
         let mut headers = HeaderMap::new();
-        headers.insert(name, value.parse().unwrap());
+        fields.for_each(|(name, value)| _ = headers.append(name, value));
         proxies.client(&headers).map(|address| address.to_string())
     }
 
     #[test]
     fn the_last_address_that_is_no_proxy_is_the_client() {
         for (value, expected) in [
-            ("192.0.2.1", Some("192.0.2.1")),
-            ("6.6.6.6, 192.0.2.1, 10.0.0.2", Some("192.0.2.1")),
-            ("10.0.0.3, 10.0.0.2", Some("10.0.0.3")),
-            ("nonsense, 10.0.0.2", Some("10.0.0.2")),
-            ("192.0.2.1, nonsense", None),
-            ("[2001:db8::1]:80", Some("2001:db8::1")),
-            ("2001:db8::1", Some("2001:db8::1")),
-            ("192.0.2.1:4711", Some("192.0.2.1")),
-            ("", None),
+            ("192.0.2.1", "192.0.2.1"),
+            ("6.6.6.6, 192.0.2.1, 10.0.0.2", "192.0.2.1"),
+            ("10.0.0.3, 10.0.0.2", "10.0.0.3"),
+            ("nonsense, 10.0.0.2", "10.0.0.2"),
+            ("\u{e4}, 192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1, nonsense", "::"),
+            ("[2001:db8::1]:80", "2001:db8::1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("192.0.2.1:4711", "192.0.2.1"),
+            ("", "::"),
         ] {
-            assert_eq!(client("x-forwarded-for", value).as_deref(), expected, "{value}");
+            assert_eq!(client(&[("x-forwarded-for", value)]).as_deref(), Some(expected), "{value}");
         }
     }
 
     #[test]
     fn forwarded_is_read_too() {
         for (value, expected) in [
-            ("for=192.0.2.1", Some("192.0.2.1")),
-            ("For=\"[2001:db8::1]:4711\";proto=https", Some("2001:db8::1")),
-            ("for=6.6.6.6, for=192.0.2.1;by=1.1.1.1, for=10.0.0.2", Some("192.0.2.1")),
-            ("for=_hidden", None),
+            ("for=192.0.2.1", "192.0.2.1"),
+            ("For=\"[2001:db8::1]:4711\";proto=https", "2001:db8::1"),
+            ("for=6.6.6.6, for=192.0.2.1;by=1.1.1.1, for=10.0.0.2", "192.0.2.1"),
+            ("for=_hidden", "::"),
         ] {
-            assert_eq!(client("forwarded", value).as_deref(), expected, "{value}");
+            assert_eq!(client(&[("forwarded", value)]).as_deref(), Some(expected), "{value}");
+        }
+    }
+
+    #[test]
+    fn headers_that_contradict_each_other_name_nobody() {
+        let plain = ("x-forwarded-for", "192.0.2.1");
+        assert_eq!(client(&[]), None);
+        assert_eq!(client(&[plain, ("forwarded", "for=192.0.2.1")]).as_deref(), Some("192.0.2.1"));
+        for other in ["for=6.6.6.6", "for=unknown", ""] {
+            assert_eq!(client(&[plain, ("forwarded", other)]).as_deref(), Some("::"), "{other}");
         }
     }
 }

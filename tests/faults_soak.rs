@@ -1,5 +1,5 @@
-//! A mixed load of clients that behave and clients that do not, each of which ends as it happens: nothing is left of
-//! them. 15 s as a test; `tests/soak` runs it for as long as it is told.
+//! A mixed load of clients that behave and clients that do not, each of which ends as it happens:
+//! nothing is left of them. 15 s as a test; `tests/soak` runs it for as long as it is told.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 #![allow(clippy::print_stdout, reason = "what it measures is a part of what it is for")]
@@ -31,7 +31,8 @@ const CLIENTS: u64 = 120;
 /// The load before the start is measured: what is allocated once is allocated by then.
 const WARM_UP: Duration = Duration::from_secs(3);
 
-/// How much memory may differ at the end: a tenth, and what an allocator keeps for each of its arenas.
+/// How much memory may differ at the end: a tenth, and what an allocator keeps for each of its
+/// arenas.
 const MEMORY_PART: u64 = 10;
 const MEMORY_SLACK: u64 = 4 << 20;
 
@@ -185,7 +186,8 @@ async fn next(client: &mut RawClient) -> Result<ServerFrame, End> {
     }
 }
 
-/// The server may close a connection whose reader was too slow, and this machine may be slow; and nothing else.
+/// The server may close a connection whose reader was too slow, and this machine may be slow; and
+/// nothing else.
 fn expect_slow(frame: &ServerFrame) {
     let (code, reason) = frame.close_code_and_reason();
     assert!(code == 1013 || (code == 1011 && reason == "ping timeout"), "{code} {reason}");
@@ -253,7 +255,8 @@ fn something_to_say(ack_id: u64, random: &mut Random) -> Value {
         0 | 1 => json!({"type": "joinGroup", "group": group, "ackId": ack_id}),
         2 => json!({"type": "leaveGroup", "group": group, "ackId": ack_id}),
         3 if random.below(2) == 0 => {
-            // Only those who read slowly hear it: large enough to be more than they may leave unread.
+            // Only those who read slowly hear it: large enough to be more than they may leave
+            // unread.
             let data = "d".repeat(random.length(100_000));
             json!({"type": "sendToUser", "user": "slow", "data": data, "ackId": ack_id})
         }
