@@ -19,6 +19,7 @@ const MAX_UNREAD: usize = 64 << 10;
 pub(crate) struct Answer {
     status: http::StatusCode,
     headers: Vec<(&'static str, String)>,
+    content_length: usize,
     body: Vec<u8>,
 }
 
@@ -36,7 +37,13 @@ impl From<Rejection> for Answer {
 impl Answer {
     pub(crate) fn new(status: http::StatusCode, content_type: &str, body: Vec<u8>) -> Self {
         let headers = vec![("content-type", content_type.to_owned())];
-        Self { status, headers, body }
+        Self { status, headers, content_length: body.len(), body }
+    }
+
+    /// Keeps the head as it is, and what it says of the body.
+    pub(crate) fn without_body(mut self) -> Self {
+        self.body.clear();
+        self
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -56,8 +63,8 @@ impl Answer {
         }
         text.push_str("x-content-type-options: nosniff\r\ncache-control: no-store\r\n");
         let connection = if self.names_upgrade() { "close, upgrade" } else { "close" };
-        let _ =
-            write!(text, "content-length: {}\r\nconnection: {connection}\r\n\r\n", self.body.len());
+        let length = self.content_length;
+        let _ = write!(text, "content-length: {length}\r\nconnection: {connection}\r\n\r\n");
         let mut bytes = text.into_bytes();
         bytes.extend_from_slice(&self.body);
         bytes

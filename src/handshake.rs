@@ -141,16 +141,28 @@ async fn negotiate(
     agree(&bytes, peer, server).await.map_err(Some)
 }
 
-async fn agree(head: &[u8], mut peer: Peer, server: &Shared) -> Result<Agreed, Answer> {
+async fn agree(head: &[u8], peer: Peer, server: &Shared) -> Result<Agreed, Answer> {
     let line = RequestLine::parse(head)?;
-    head::check_framing(head, &line)?;
+    let agreed = agree_on(head, &line, peer, server).await;
+    // An answer to HEAD is its head (RFC 9110 section 9.3.2).
+    agreed.map_err(|answer| if line.method == "HEAD" { answer.without_body() } else { answer })
+}
+
+async fn agree_on(
+    head: &[u8],
+    line: &RequestLine<'_>,
+    mut peer: Peer,
+    server: &Shared,
+) -> Result<Agreed, Answer> {
+    head::check_framing(head, line)?;
     let path = line.path;
     if let Some(page) = server.page(path) {
-        return Err(if line.method == "GET" { page } else { wrong_method() });
+        let may = matches!(line.method, "GET" | "HEAD");
+        return Err(if may { page } else { wrong_method("GET, HEAD") });
     }
     let (route, params) = find_route(path, server)?;
     if line.method != "GET" {
-        return Err(wrong_method());
+        return Err(wrong_method("GET"));
     }
     let Ok(Some((_, mut http))) = http::Request::<()>::try_parse(head) else {
         return Err(bad("a malformed head").into());
@@ -312,8 +324,9 @@ fn select_subprotocol(request: &Request, route: &Route) -> Option<&'static str> 
     offers.find_map(spoken).or(token.map(|_| BEARER))
 }
 
-fn wrong_method() -> Answer {
-    Answer::from(Rejection::new(405, "the method must be GET")).with("allow", "GET")
+fn wrong_method(allowed: &str) -> Answer {
+    let rejection = Rejection::new(405, format!("the method must be one of: {allowed}"));
+    Answer::from(rejection).with("allow", allowed)
 }
 
 /// The client's address has had what it may have for now.

@@ -6,8 +6,10 @@ mod support;
 
 use hubnerite::Config;
 use support::{
-    ClientFrame, End, KEY, RawClient, TestServer, eventually, plain, upgrade, upgrade_with,
+    ClientFrame, End, HttpAnswer, KEY, RawClient, TestServer, eventually, plain, upgrade,
+    upgrade_with, within,
 };
+use tokio::io::AsyncReadExt;
 
 /// The addresses that take an upgrade, and those that do not.
 const SOCKETS: [&str; 4] = ["/ws", "/echo", "/ws/alice", "/client/hubs/chat"];
@@ -48,13 +50,34 @@ async fn any_other_path_is_404_and_is_not_reflected() {
 #[tokio::test]
 async fn a_known_path_with_another_method_is_405_with_allow() {
     let server = TestServer::start(Config::default()).await;
-    for path in SOCKETS.into_iter().chain(PAGES) {
+    let sockets = SOCKETS.map(|path| (path, "GET"));
+    for (path, allowed) in sockets.into_iter().chain(PAGES.map(|path| (path, "GET, HEAD"))) {
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "M-SEARCH"]
         {
             let answer = server.ask(plain(method, path)).await;
             answer.expect_refusal(405, path);
-            assert_eq!(answer.header("allow"), Some("GET"), "{method} {path}");
+            assert_eq!(answer.header("allow"), Some(allowed), "{method} {path}");
         }
+    }
+    server.stop().await;
+}
+
+/// RFC 9110 section 9.3.2.
+#[tokio::test]
+async fn head_is_answered_as_get_without_the_body() {
+    let server = TestServer::start(Config::default()).await;
+    for (path, status) in
+        [("/", 200), ("/healthz", 200), ("/readyz", 200), ("/ws", 405), ("/nothing", 404)]
+    {
+        let mut client = RawClient::connect(server.address).await;
+        client.write(plain("HEAD", path)).await;
+        let mut head = Vec::new();
+        within("the end", client.stream.read_to_end(&mut head)).await.unwrap();
+        // Nothing may stand behind the blank line.
+        let head = HttpAnswer::parse(&head);
+        assert_eq!(head.status, status, "{path}");
+        let method = if status == 405 { "POST" } else { "GET" };
+        assert_eq!(head.headers, server.ask(plain(method, path)).await.headers, "{path}");
     }
     server.stop().await;
 }
