@@ -679,12 +679,13 @@ def wrong_version():
             equal(answer["Sec-WebSocket-Version"], "13")
 
 
-@case("a known path with the wrong method is 405 and allows GET")
+@case("a known path with the wrong method is 405 and allows GET, and HEAD where there is a page")
 def wrong_method():
-    for path in ["/", "/healthz", "/readyz", *SOCKETS]:
+    pages = dict.fromkeys(["/", "/healthz", "/readyz"], "GET, HEAD")
+    for path, allowed in {**pages, **dict.fromkeys(SOCKETS, "GET")}.items():
         for method in ["POST", "PUT", "DELETE"]:
             answer = assert_refused(method, path, 405)
-            equal(answer["Allow"], "GET")
+            equal(answer["Allow"], allowed)
 
 
 @case("an upgrade answers with the key of RFC 6455's example")
