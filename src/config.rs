@@ -41,7 +41,8 @@ pub struct Config {
     /// while the queue is below its budget is always taken, so one message may exceed it.
     /// Default 1 MiB.
     pub max_backlog: usize,
-    /// Bytes queued for all connections together, past which the slowest are closed with 1013.
+    /// Bytes queued for all connections together, past which the slowest are closed with 1013. A
+    /// message that is half read counts with the length that its headers announce.
     /// Default 25 % of the memory that this process may use.
     pub max_total_backlog: usize,
     /// Connections at once; further ones are answered 503. Default: the open-file limit

@@ -56,7 +56,7 @@ pub struct Counts {
     pub users: usize,
     /// Groups of this hub with at least one member.
     pub groups: usize,
-    /// Bytes that wait for all connections of the process.
+    /// Bytes that wait for all connections of the process, or are half read from them.
     pub queued_bytes: usize,
 }
 
@@ -266,16 +266,16 @@ impl Shared {
         if peer.evict(reason) {
             self.metrics.evicted.add(1);
             log::warn!(
-                "connection {} is closed with {} bytes queued: {text}",
+                "connection {} is closed with {} bytes queued or half read: {text}",
                 peer.id,
-                peer.queued()
+                peer.weight()
             );
         }
         state.leave(peer.id);
     }
 
-    /// Evicts the largest queues until the process is within its budget. Queues that are about to
-    /// be thrown away count as gone.
+    /// Evicts those who cost most until the process is within its budget. Who is about to go counts
+    /// as gone.
     fn relieve(&self, state: &mut State) {
         let excess = self.budget.excess();
         if excess == 0 {
@@ -283,13 +283,13 @@ impl Shared {
         }
         let peers = state.connections.values().map(|entry| Arc::clone(&entry.peer));
         let (doomed, mut peers): (Vec<_>, Vec<_>) = peers.partition(|peer| peer.is_evicted());
-        let mut excess = excess.saturating_sub(doomed.iter().map(|peer| peer.queued()).sum());
-        peers.sort_by_cached_key(|peer| Reverse(peer.queued()));
+        let mut excess = excess.saturating_sub(doomed.iter().map(|peer| peer.weight()).sum());
+        peers.sort_by_cached_key(|peer| Reverse(peer.weight()));
         for peer in peers {
             if excess == 0 {
                 break;
             }
-            excess = excess.saturating_sub(peer.queued());
+            excess = excess.saturating_sub(peer.weight());
             self.evict(state, &peer, CloseReason::Overloaded);
         }
     }
@@ -457,6 +457,14 @@ impl Registration {
         self.peer.release(weight, &self.shared.budget);
     }
 
+    /// Counts what a half-read message takes, which may be more than the process has left.
+    pub(crate) fn hold(&self, bytes: usize) {
+        self.peer.hold(bytes, &self.shared.budget);
+        if bytes > 0 && self.shared.budget.excess() > 0 {
+            self.shared.relieve(&mut self.shared.lock());
+        }
+    }
+
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }
@@ -464,6 +472,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        self.hold(0);
         let mut state = self.shared.lock();
         state.leave(self.peer.id);
         state.connections.remove(&self.peer.id);

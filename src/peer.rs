@@ -57,17 +57,17 @@ impl Budget {
         Self { per_connection, total, queued: AtomicIsize::new(0) }
     }
 
-    /// Bytes that wait for all connections.
+    /// Bytes that wait for all connections, or are half read from them.
     pub(crate) fn queued(&self) -> usize {
         usize::try_from(self.queued.load(Relaxed)).unwrap_or(0)
     }
 
-    /// How many bytes too many wait.
+    /// How many bytes too many that is.
     pub(crate) fn excess(&self) -> usize {
         usize::try_from(self.queued.load(Relaxed) - self.total).unwrap_or(0)
     }
 
-    /// Counts what [`Peer::push`] has queued; one call for a whole fan-out.
+    /// Counts what [`Peer::push`] has queued, one call for a whole fan-out, or what is held.
     pub(crate) fn add(&self, bytes: usize) {
         self.queued.fetch_add(bytes.cast_signed(), Relaxed);
     }
@@ -84,6 +84,8 @@ pub(crate) struct Peer {
     pub(crate) form: Form,
     sender: UnboundedSender<Delivery>,
     queued: AtomicUsize,
+    /// What a message takes that is half read from this connection.
+    held: AtomicUsize,
     evicted: AtomicBool,
 }
 
@@ -100,7 +102,8 @@ pub(crate) enum Push {
 impl Peer {
     pub(crate) fn new(form: Form, sender: UnboundedSender<Delivery>) -> Arc<Self> {
         let id = ConnectionId::next();
-        Arc::new(Self { id, form, sender, queued: 0.into(), evicted: false.into() })
+        let (queued, held, evicted) = Default::default();
+        Arc::new(Self { id, form, sender, queued, held, evicted })
     }
 
     /// Whether it is asked to close already; what waits for it is about to be thrown away.
@@ -111,6 +114,18 @@ impl Peer {
     /// Bytes that wait for this connection.
     pub(crate) fn queued(&self) -> usize {
         self.queued.load(Relaxed)
+    }
+
+    /// Bytes that it costs the process: those that wait, and those that are half read.
+    pub(crate) fn weight(&self) -> usize {
+        self.queued() + self.held.load(Relaxed)
+    }
+
+    /// Counts that so many bytes are half read now. The connection's own budget does not ask for
+    /// them: who sends a large message may hear others meanwhile.
+    pub(crate) fn hold(&self, bytes: usize, budget: &Budget) {
+        budget.add(bytes);
+        budget.release(self.held.swap(bytes, Relaxed));
     }
 
     /// Queues one reference. The budget asks what waited before, so that one message larger than

@@ -90,6 +90,9 @@ impl FrameWatch {
         }
         if opcode & CONTROL != 0 {
             self.control_frames = self.control_frames.saturating_add(1);
+            if !self.mid_message {
+                self.message_size = 0;
+            }
             return Ok(());
         }
         if !self.mid_message {
@@ -116,6 +119,13 @@ impl FrameWatch {
     /// Whether the stream stands between two whole messages.
     pub(crate) fn is_between_messages(&self) -> bool {
         self.payload_left == 0 && self.header_length == 0 && !self.mid_message
+    }
+
+    /// The payloads of the message that has begun, what the current header announces of them
+    /// included; 0 between two messages, and for one that will not be taken.
+    pub(crate) fn announced(&self) -> u64 {
+        let begun = self.payload_left > 0 || self.mid_message;
+        if begun && self.violation.is_none() { self.message_size } else { 0 }
     }
 
     /// The largest payload of a frame so far.
@@ -201,6 +211,24 @@ mod tests {
             watch.advance(part);
             assert!(!watch.is_between_messages(), "{part:?}");
         }
+    }
+
+    #[test]
+    fn a_message_counts_from_its_header_to_its_last_byte() {
+        let mut watch = FrameWatch::new(9, 1000);
+        let mut announced = |bytes: &[u8]| {
+            watch.advance(bytes);
+            watch.announced()
+        };
+        assert_eq!(announced(&[0x01, 0x82, 0, 0, 0, 0]), 2);
+        assert_eq!(announced(b"ab"), 2);
+        assert_eq!(announced(&[0x89, 0x81, 0, 0, 0, 0]), 2); // a ping in between
+        assert_eq!(announced(b"p"), 2);
+        assert_eq!(announced(&[0x80, 0x83, 0, 0, 0, 0, b'c']), 5);
+        assert_eq!(announced(b"de"), 0);
+        assert_eq!(announced(&[0x89, 0x81, 0, 0, 0, 0]), 0); // a ping behind it
+        assert_eq!(announced(b"p"), 0);
+        assert_eq!(announced(&[0x82, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), 0);
     }
 
     #[test]

@@ -235,6 +235,13 @@ impl Wire {
         watch.filter(|watch| !watch.is_between_messages()).map(FrameWatch::message)
     }
 
+    /// What the message that has begun takes: tungstenite makes room for all that a header
+    /// announces as soon as it has come.
+    pub(crate) fn held(&self) -> usize {
+        let announced = self.input.as_ref().map_or(0, |input| input.watch.announced());
+        usize::try_from(announced).unwrap_or(usize::MAX)
+    }
+
     /// How many bytes came since the last call.
     pub(crate) fn take_read(&mut self) -> usize {
         mem::take(&mut self.read)

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use hubnerite::Config;
 use scene::{Scene, Watched};
-use support::{ClientFrame, End, LengthForm, RawClient, ServerFrame, within, within_time};
+use support::{
+    ClientFrame, End, LengthForm, RawClient, ServerFrame, eventually, within, within_time,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -667,6 +669,55 @@ async fn announced_lengths_cost_no_memory() {
     // 16 KiB each: the connection, what it sent, and the page that its buffer begins in.
     assert!(grown < CLIENTS as u64 * (16 << 10), "grown by {grown} bytes");
     drop(clients);
+    scene.end().await;
+}
+
+/// tungstenite makes room for what a header announces: no page of it is touched, and it is counted.
+#[tokio::test]
+async fn announced_lengths_count_against_the_budget_until_they_are_there() {
+    const CLIENTS: usize = 200;
+    let scene = Scene::start(Config::default()).await;
+    let queued = || scene.server.hub.counts().queued_bytes;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = scene.open("/echo").await;
+        client.send(ClientFrame::binary([7]).declaring(MIB as u64)).await;
+        clients.push(client);
+    }
+    eventually("bytes announced", CLIENTS * MIB, queued).await;
+    let mut whole = clients.pop().unwrap();
+    let mask = ClientFrame::binary([]).mask.unwrap();
+    let rest: Vec<u8> = mask.iter().copied().cycle().skip(1).take(MIB - 1).collect();
+    whole.write(rest).await;
+    let mut payload = vec![0; MIB];
+    payload[0] = 7;
+    assert_eq!(whole.read_frame().await, ServerFrame::binary(payload));
+    eventually("bytes announced", (CLIENTS - 1) * MIB, queued).await;
+    drop((whole, clients));
+    eventually("bytes announced", 0, queued).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn those_who_announce_more_than_the_process_has_left_are_1013_and_nobody_else() {
+    const FIT: usize = 8;
+    let max_total_backlog = FIT * MIB + MIB / 2;
+    let mut scene = Scene::start(Config { max_total_backlog, ..Config::default() }).await;
+    let mut small = scene.open("/echo").await;
+    small.send(ClientFrame::text("a").unfinished()).await;
+    let mut clients = Vec::new();
+    for _ in 0..3 * FIT {
+        let mut client = scene.open("/echo").await;
+        client.send(ClientFrame::binary([0]).declaring(MIB as u64)).await;
+        clients.push(client);
+    }
+    let metrics = scene.server.hub.metrics();
+    eventually("evicted", 2 * FIT as u64, || metrics.evicted.get()).await;
+    scene.witness.expect_prompt_echo().await;
+    small.send(ClientFrame::continuation("b")).await;
+    small.expect_text("ab").await;
+    clients.into_iter().for_each(RawClient::abort);
+    drop(small);
     scene.end().await;
 }
 

@@ -95,6 +95,8 @@ pub(crate) struct Io {
     closing_until: Option<Instant>,
     timer_knows_us: bool,
     discarded: usize,
+    /// What is counted for a message that is half read.
+    held: usize,
     control_frames: Bucket,
     messages: Bucket,
     expires_at: Option<Instant>,
@@ -183,6 +185,7 @@ impl Io {
             closing_until: None,
             timer_knows_us: false,
             discarded: 0,
+            held: 0,
             tasks: None,
         }
     }
@@ -294,6 +297,7 @@ impl Io {
                 break;
             }
         }
+        self.count_held();
         self.wire.park();
         Poll::Pending
     }

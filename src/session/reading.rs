@@ -80,6 +80,15 @@ impl Io {
         within
     }
 
+    /// A message that has begun counts against the budget of the process until it is whole.
+    pub(super) fn count_held(&mut self) {
+        let held = if self.phase == Phase::Open { self.wire.held() } else { 0 };
+        if held != self.held {
+            self.held = held;
+            self.registration.hold(held);
+        }
+    }
+
     fn limit_control_frames(&mut self) {
         let count = self.wire.take_control_frames();
         let rate = self.config.control_frames_per_second;
