@@ -59,6 +59,11 @@ pub struct Config {
     /// Messages a second that one connection may send for long, and at once; past it the
     /// connection is closed with 1008. Default 0: any number.
     pub messages_per_second: u32,
+    /// Bytes a second that one connection may send for long; one second's worth, and at least one
+    /// message of the largest size, at once. Past it the connection is not read from, and TCP holds
+    /// the sender back; a sender that stays ahead of its rate for [`Config::message_timeout`] is
+    /// closed with 1008: no message is waited for longer than that. Default 0: any number.
+    pub bytes_per_second: usize,
     /// Connections of one IPv4 address, or of one IPv6 /64; further ones are answered 429.
     /// Default 0: any number.
     pub max_per_ip: u32,
@@ -127,6 +132,7 @@ impl Default for Config {
             max_headers: 64,
             same_user: SameUser::Allow,
             messages_per_second: 0,
+            bytes_per_second: 0,
             max_per_ip: 0,
             handshakes_per_second: 0,
             allow_origins: Vec::new(),

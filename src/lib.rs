@@ -25,9 +25,9 @@
 //! # Reading order
 //!
 //! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `peer`, `hub`, `member`. How it
-//! travels: `socket`, `output`, `watch`, `wire`, `session`, `connection`. How it begins: `route`,
-//! `head`, `auth`, `handler`, `answer`, `handshake`. What holds it together: `config`, `metrics`,
-//! `listener`, `server`, and last `endpoint`, what the daemon serves.
+//! travels: `socket`, `output`, `watch`, `inflow`, `wire`, `session`, `connection`. How it begins:
+//! `route`, `head`, `auth`, `handler`, `answer`, `handshake`. What holds it together: `config`,
+//! `metrics`, `listener`, `server`, and last `endpoint`, what the daemon serves.
 //!
 //! # Invariants
 //!
@@ -61,6 +61,7 @@ mod handler;
 mod handshake;
 mod head;
 mod hub;
+mod inflow;
 mod listener;
 mod member;
 mod metrics;

@@ -201,6 +201,12 @@ struct LimitFlags {
     #[arg(long, env = "HUBNERITE_MESSAGES_PER_SECOND", value_name = "COUNT", default_value_t = 0)]
     messages_per_second: u32,
 
+    /// Bytes a second of one connection, past which it is read from no faster, and closed with
+    /// 1008 if it keeps on for --message-timeout; 0 for any number
+    #[arg(long, env = "HUBNERITE_BYTES_PER_SECOND", value_name = "SIZE", default_value = "0")]
+    #[arg(value_parser = parse_size)]
+    bytes_per_second: usize,
+
     /// Connections of one address; others are answered 429; 0 for any number
     #[arg(long, env = "HUBNERITE_MAX_PER_IP", value_name = "COUNT", default_value_t = 0)]
     max_per_ip: u32,
@@ -405,6 +411,7 @@ fn config(flags: &Flags) -> Config {
         max_head_size: limits.max_head_size,
         max_headers: limits.max_headers,
         messages_per_second: limits.messages_per_second,
+        bytes_per_second: limits.bytes_per_second,
         max_per_ip: limits.max_per_ip,
         handshakes_per_second: limits.handshakes_per_second,
         drain_delay: limits.drain_delay,

@@ -12,6 +12,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{
     self, Utf8Bytes,
     error::ProtocolError,
@@ -22,6 +23,7 @@ use crate::{
     close::CloseReason,
     config::Config,
     frame::{Delivery, Message, Opcode, push_frame},
+    inflow::Inflow,
     output::Output,
     socket::Socket,
     watch::{FrameWatch, Violation},
@@ -46,6 +48,8 @@ pub(crate) struct Wire {
     input: Option<Box<Input>>,
     /// Present while something waits to be written.
     output: Option<Box<Output>>,
+    /// Present where the rate of bytes is limited.
+    inflow: Option<Box<Inflow>>,
     /// Bytes that came since [`Wire::take_read`].
     read: usize,
 }
@@ -84,10 +88,11 @@ impl Wire {
             input.fill(early, count);
             input
         });
-        Self { socket, input, output: None, read: 0 }
+        Self { socket, input, output: None, inflow: Inflow::new(config), read: 0 }
     }
 
-    /// The next thing that the peer sent. Cancel safe: what was read stays here.
+    /// The next thing that the peer sent. Cancel safe: what was read stays here. Where the rate of
+    /// bytes is limited, nobody wakes the task but [`Wire::resumes_at`].
     pub(crate) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -97,14 +102,21 @@ impl Wire {
             if let Some(inbound) = self.decode().transpose() {
                 return Poll::Ready(inbound);
             }
+            let room = self.inflow.as_mut().map_or(Ok(SCRATCH), |inflow| inflow.room())?;
+            if room == 0 {
+                return Poll::Pending;
+            }
             let mut bytes = take_scratch();
-            let read = self.socket.poll_read(cx, &mut bytes);
+            let read = self.socket.poll_read(cx, &mut bytes[..room.min(SCRATCH)]);
             let Poll::Ready(Ok(count @ 1..)) = read else {
                 give_scratch(bytes);
                 ready!(read).map_err(|error| CloseReason::Lost(error.kind()))?;
                 return Poll::Ready(Err(CloseReason::Lost(io::ErrorKind::UnexpectedEof)));
             };
             self.read += count;
+            if let Some(inflow) = &mut self.inflow {
+                inflow.take(count);
+            }
             let input = self.input.get_or_insert_with(|| Input::lend(config));
             input.fill(bytes, count);
         }
@@ -240,6 +252,23 @@ impl Wire {
     pub(crate) fn held(&self) -> usize {
         let announced = self.input.as_ref().map_or(0, |input| input.watch.announced());
         usize::try_from(announced).unwrap_or(usize::MAX)
+    }
+
+    /// When more may be read, where the rate of bytes has stopped the reading.
+    pub(crate) fn resumes_at(&self) -> Option<Instant> {
+        self.inflow.as_ref()?.resumes_at()
+    }
+
+    /// More may be read now.
+    pub(crate) fn resume(&mut self) {
+        if let Some(inflow) = &mut self.inflow {
+            inflow.resume();
+        }
+    }
+
+    /// Reads as fast as it comes from now on.
+    pub(crate) fn read_freely(&mut self) {
+        self.inflow = None;
     }
 
     /// How many bytes came since the last call.

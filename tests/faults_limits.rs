@@ -86,6 +86,62 @@ async fn a_flood_beyond_the_rate_is_not_read_to_its_end() {
     scene.end().await;
 }
 
+// ---- Row 11: bytes.
+
+/// A message of the largest size is within the rate; the others come as fast as it allows.
+#[tokio::test]
+async fn bytes_beyond_the_rate_wait_and_none_is_lost() {
+    const SIZE: usize = 100_000;
+    let config = Config { bytes_per_second: 2 * SIZE, max_message_size: SIZE, ..Config::default() };
+    let scene = Scene::start(config).await;
+    let mut client = scene.open("/echo").await;
+    let start = Instant::now();
+    for byte in 0..5 {
+        client.send(ClientFrame::binary(vec![byte; SIZE])).await;
+    }
+    for byte in 0..5 {
+        assert_eq!(client.read_frame().await, ServerFrame::binary(vec![byte; SIZE]));
+    }
+    // Two at once, and two a second.
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1400), "{took:?}");
+    client.send(ClientFrame::text("still here")).await;
+    client.expect_text("still here").await;
+    drop(client);
+    scene.end().await;
+}
+
+/// What is sent is not read to its end, but held back; and then that is enough.
+#[tokio::test]
+async fn a_sender_that_stays_ahead_of_its_rate_of_bytes_is_1008_after_the_message_timeout() {
+    const RATE: usize = 32 << 10;
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let config = Config {
+        bytes_per_second: RATE,
+        max_message_size: RATE,
+        message_timeout: TIMEOUT,
+        ..Config::default()
+    };
+    let mut scene = Scene::start(config).await;
+    // An endpoint that answers nothing: what comes is the close frame.
+    let mut client = scene.open("/client/hubs/chat").await;
+    let flood = ClientFrame::binary([0; 1000]).encode().repeat(64);
+    let start = Instant::now();
+    let (mut sent, mut taken) = (0, flood.len());
+    while taken == flood.len() {
+        client.stream.writable().await.unwrap();
+        taken = client.stream.try_write(&flood).unwrap_or(0);
+        sent += taken;
+    }
+    assert!(sent > 4 * RATE, "the kernel took no more than {sent} bytes");
+    let close = scene.witness.watch(client.expect_close_behind_others()).await;
+    assert_eq!(close, (1008, "too many bytes".to_owned()));
+    let took = start.elapsed();
+    assert!(took >= TIMEOUT && took < TIMEOUT * 2, "closed after {took:?}");
+    drop(client);
+    scene.end().await;
+}
+
 // ---- Row 21: addresses.
 
 /// A proxy that appends the address of its client to `X-Forwarded-For`, and passes on what else the

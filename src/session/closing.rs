@@ -40,6 +40,7 @@ impl Io {
         }
         // What is read from here on is what it sends behind our close frame.
         self.wire.take_read();
+        self.wire.read_freely();
         self.reason = Some(reason);
         self.tasks = None;
         self.wake_handler();

@@ -40,7 +40,9 @@ impl Io {
         }
         let half_read = self.half_read.map(|(since, _)| since + self.config.message_timeout);
         let unanswered = self.pinged_at.map(|since| since + self.config.ping_timeout);
+        let paused = self.wire.resumes_at();
         let all = half_read.into_iter().chain(stalled).chain(unanswered).chain(self.expires_at);
+        let all = all.chain(paused);
         all.fold(self.keepalive_at, Instant::min)
     }
 
@@ -60,6 +62,9 @@ impl Io {
             self.begin_close(CloseReason::SlowReader);
         } else if due(self.expires_at, Duration::ZERO) {
             self.begin_close(CloseReason::Policy("the token has expired"));
+        } else if due(self.wire.resumes_at(), Duration::ZERO) {
+            self.wire.resume();
+            self.wake_handler();
         } else {
             self.keep_alive(now);
         }

@@ -25,7 +25,7 @@ impl Io {
                 Poll::Ready(Ok(inbound)) => self.take_in(inbound),
                 Poll::Ready(Err(reason)) => self.begin_close(reason),
                 Poll::Pending => {
-                    self.listening = true;
+                    self.listening = self.wire.resumes_at().is_none();
                     return self.wait(cx);
                 }
             }
