@@ -120,8 +120,7 @@ pub(crate) fn payloads(mut wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// What waits in a connection's channel: 8 bytes a slot, because tokio's channel allocates
-/// its slots 32 at a time and an idle connection pays for all of them.
+/// What waits in a connection's queue: one reference, however large the message is.
 pub(crate) type Delivery = Arc<Item>;
 
 /// See [`Delivery`].

@@ -8,10 +8,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::{
-    sync::mpsc::UnboundedReceiver,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::{
     handshake::{
         machine::TryParse,
@@ -27,7 +24,7 @@ use crate::{
     close::CloseReason,
     config::Expiry,
     connection::Connection,
-    frame::{Delivery, Form},
+    frame::Form,
     handler::{Route, Seat},
     head::{self, Head, NoHead, RequestLine, bad},
     hub::Registration,
@@ -116,7 +113,6 @@ struct Agreed {
     identity: Arc<Identity>,
     member: Option<Member>,
     registration: Registration,
-    queue: UnboundedReceiver<Delivery>,
     response: Vec<u8>,
     admitted: Option<Admitted>,
 }
@@ -224,7 +220,7 @@ fn take_seat(
         None => None,
     };
     let form = seat.as_ref().map_or(Form::Bare, |seat| seat.form);
-    let (registration, queue) = server.hub.register(form);
+    let registration = server.hub.register(form);
     let join =
         |seat: Seat| Member::join(server.hub.named(&seat.hub), &registration.peer, seat.user);
     let member =
@@ -235,7 +231,7 @@ fn take_seat(
     let params = request.params;
     let response = bytes;
     let admitted = None;
-    Ok(Agreed { route, params, identity, member, registration, queue, response, admitted })
+    Ok(Agreed { route, params, identity, member, registration, response, admitted })
 }
 
 impl Agreed {
@@ -247,7 +243,7 @@ impl Agreed {
         metrics.opened.add(1);
         let id = self.registration.peer.id;
         log::debug!("connection {id} opened");
-        let mut io = Io::new(wire, self.queue, self.registration, Arc::clone(&server.config));
+        let mut io = Io::new(wire, self.registration, Arc::clone(&server.config));
         let closes_at =
             self.identity.expires_at().filter(|_| server.config.expiry == Expiry::Close);
         if let Some(at) = closes_at {

@@ -12,8 +12,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-
 use crate::{
     close::CloseReason,
     config::{Config, SameUser},
@@ -204,12 +202,11 @@ impl Hub {
     }
 
     /// Makes the queue of a new connection and enters it in the list of all connections.
-    pub(crate) fn register(&self, form: Form) -> (Registration, UnboundedReceiver<Delivery>) {
-        let (sender, queue) = unbounded_channel();
-        let peer = Peer::new(form, sender);
+    pub(crate) fn register(&self, form: Form) -> Registration {
+        let peer = Peer::new(form);
         let entry = Entry { peer: Arc::clone(&peer), membership: None };
         self.shared.lock().connections.insert(peer.id, entry);
-        (Registration { shared: Arc::clone(&self.shared), peer }, queue)
+        Registration { shared: Arc::clone(&self.shared), peer }
     }
 
     /// Asks every connection of the process to close, each with a reason of its own.

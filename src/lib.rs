@@ -24,10 +24,11 @@
 //!
 //! # Reading order
 //!
-//! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `peer`, `hub`, `member`. How it
-//! travels: `socket`, `output`, `watch`, `inflow`, `wire`, `session`, `connection`. How it begins:
-//! `route`, `head`, `auth`, `handler`, `answer`, `handshake`. What holds it together: `config`,
-//! `metrics`, `listener`, `server`, and last `endpoint`, what the daemon serves.
+//! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `queue`, `peer`, `hub`,
+//! `member`. How it travels: `socket`, `output`, `watch`, `inflow`, `wire`, `session`,
+//! `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`, `handshake`. What
+//! holds it together: `config`, `metrics`, `listener`, `server`, and last `endpoint`, what the
+//! daemon serves.
 //!
 //! # Invariants
 //!
@@ -70,6 +71,7 @@ mod output;
 mod peer;
 mod protocol;
 mod proxy;
+mod queue;
 mod rights;
 mod route;
 mod server;

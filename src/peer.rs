@@ -9,11 +9,10 @@ use std::{
     },
 };
 
-use tokio::sync::mpsc::UnboundedSender;
-
 use crate::{
     close::CloseReason,
     frame::{Delivery, Form, Item},
+    queue::Queue,
 };
 
 /// One connection of one process. Its text form names the process too.
@@ -77,12 +76,12 @@ impl Budget {
     }
 }
 
-/// The sending end of one connection's queue.
+/// One connection's queue, and who it belongs to.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: ConnectionId,
     pub(crate) form: Form,
-    sender: UnboundedSender<Delivery>,
+    pub(crate) queue: Queue,
     queued: AtomicUsize,
     /// What a message takes that is half read from this connection.
     held: AtomicUsize,
@@ -100,10 +99,10 @@ pub(crate) enum Push {
 }
 
 impl Peer {
-    pub(crate) fn new(form: Form, sender: UnboundedSender<Delivery>) -> Arc<Self> {
+    pub(crate) fn new(form: Form) -> Arc<Self> {
         let id = ConnectionId::next();
-        let (queued, held, evicted) = Default::default();
-        Arc::new(Self { id, form, sender, queued, held, evicted })
+        let (queue, queued, held, evicted) = Default::default();
+        Arc::new(Self { id, form, queue, queued, held, evicted })
     }
 
     /// Whether it is asked to close already; what waits for it is about to be thrown away.
@@ -136,10 +135,10 @@ impl Peer {
             Push::Gone
         } else if before > budget.per_connection {
             Push::PastBudget
-        } else if self.sender.send(Arc::clone(delivery)).is_err() {
-            Push::Gone
-        } else {
+        } else if self.queue.push(delivery) {
             return Push::Queued;
+        } else {
+            Push::Gone
         };
         self.queued.fetch_sub(weight, Relaxed);
         push
@@ -153,8 +152,8 @@ impl Peer {
 
     /// Asks the connection's task to close. It finds the request behind what was queued before.
     pub(crate) fn close(&self, reason: CloseReason) {
-        // An error says that nobody listens any more: it is closed already.
-        let _ = self.sender.send(Arc::new(Item::Close(reason)));
+        // If nobody listens any more, it is closed already.
+        self.queue.push(&Arc::new(Item::Close(reason)));
     }
 
     /// Like [`Peer::close`], at most once, and nothing is queued after it. `false` if it was
@@ -170,8 +169,6 @@ impl Peer {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc::unbounded_channel;
-
     use super::*;
 
     fn frames(length: usize) -> (Delivery, usize) {
@@ -182,8 +179,7 @@ mod tests {
 
     #[test]
     fn one_message_above_the_budget_reaches_a_reader_who_keeps_up() {
-        let (sender, _queue) = unbounded_channel();
-        let (peer, budget) = (Peer::new(Form::Bare, sender), Budget::new(100, 1000));
+        let (peer, budget) = (Peer::new(Form::Bare), Budget::new(100, 1000));
         let (large, weight) = frames(500);
         assert_eq!(peer.push(&large, weight, &budget), Push::Queued);
         assert_eq!(peer.push(&large, weight, &budget), Push::PastBudget);
@@ -194,14 +190,15 @@ mod tests {
 
     #[test]
     fn an_evicted_connection_is_asked_to_close_once_and_takes_nothing_more() {
-        let (sender, mut queue) = unbounded_channel();
-        let (peer, budget) = (Peer::new(Form::Bare, sender), Budget::new(100, 1000));
+        let (peer, budget) = (Peer::new(Form::Bare), Budget::new(100, 1000));
         assert!(peer.evict(CloseReason::SlowReader));
         assert!(!peer.evict(CloseReason::SlowReader));
         let (small, weight) = frames(1);
         assert_eq!(peer.push(&small, weight, &budget), Push::Gone);
-        assert!(matches!(*queue.try_recv().unwrap(), Item::Close(CloseReason::SlowReader)));
-        assert!(queue.try_recv().is_err());
+        let mut queued = Vec::new();
+        peer.queue.take(None, |delivery| queued.push(delivery));
+        assert_eq!(queued.len(), 1);
+        assert!(matches!(*queued[0], Item::Close(CloseReason::SlowReader)));
     }
 
     #[test]

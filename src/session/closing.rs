@@ -24,7 +24,7 @@ impl Io {
             // Our close frame is in the output already: nothing may follow it.
             CloseReason::Peer { .. } => Phase::Finishing,
             ours => {
-                self.take_queue();
+                self.take_queue(None);
                 if ours.drops_queue() {
                     self.registration.metrics().dropped.add(self.wire.drop_deliveries());
                 }

@@ -20,7 +20,6 @@ use std::{
 
 use futures_util::future::{BoxFuture, poll_fn};
 use tokio::{
-    sync::mpsc::UnboundedReceiver,
     task::JoinSet,
     time::{Instant, Sleep, sleep_until},
 };
@@ -31,7 +30,7 @@ use crate::{
     bucket::Bucket,
     close::CloseReason,
     config::Config,
-    frame::{Delivery, Item},
+    frame::Item,
     hub::{Hub, Registration},
     peer::ConnectionId,
     wire::Wire,
@@ -75,7 +74,6 @@ pub(crate) type HandlerFuture = BoxFuture<'static, Result<(), String>>;
 /// The state that a connection's task shares with the handle that its handler holds.
 pub(crate) struct Io {
     wire: Wire,
-    queue: UnboundedReceiver<Delivery>,
     registration: Registration,
     config: Arc<Config>,
     phase: Phase,
@@ -159,19 +157,13 @@ fn poll_handler(handler: &mut HandlerFuture, cx: &mut Context<'_>) -> Poll<End> 
 }
 
 impl Io {
-    pub(crate) fn new(
-        wire: Wire,
-        queue: UnboundedReceiver<Delivery>,
-        registration: Registration,
-        config: Arc<Config>,
-    ) -> Self {
+    pub(crate) fn new(wire: Wire, registration: Registration, config: Arc<Config>) -> Self {
         Self {
             keepalive_at: Instant::now() + deadlines::keepalive_tick(&config),
             control_frames: Bucket::new(config.control_frames_burst),
             messages: Bucket::new(config.messages_per_second),
             expires_at: None,
             wire,
-            queue,
             registration,
             config,
             phase: Phase::Open,
@@ -253,26 +245,19 @@ impl Io {
         self.begin_close(CloseReason::Local { code: 1000, reason: String::new() });
     }
 
-    /// Moves everything that is queued into the output, up to a request to close.
-    fn take_queue(&mut self) -> Option<CloseReason> {
-        while let Ok(delivery) = self.queue.try_recv() {
-            if let Some(reason) = self.take_delivery(delivery) {
-                return Some(reason);
-            }
-        }
-        None
-    }
-
-    fn take_delivery(&mut self, delivery: Delivery) -> Option<CloseReason> {
-        match &*delivery {
-            Item::Close(reason) => return Some(reason.clone()),
-            Item::Frames(_) if self.phase == Phase::Open => self.wire.push_delivery(delivery),
+    /// Moves everything that is queued into the output; returns the first request to close in it.
+    fn take_queue(&mut self, cx: Option<&Context<'_>>) -> Option<CloseReason> {
+        let (registration, is_open) = (&self.registration, self.phase == Phase::Open);
+        let mut asked = None;
+        registration.peer.queue.take(cx, |delivery| match &*delivery {
+            Item::Close(reason) => asked = asked.take().or_else(|| Some(reason.clone())),
+            Item::Frames(_) if is_open => self.wire.push_delivery(delivery),
             Item::Frames(_) => {
-                self.registration.release(delivery.weight());
-                self.registration.metrics().dropped.add(1);
+                registration.release(delivery.weight());
+                registration.metrics().dropped.add(1);
             }
-        }
-        None
+        });
+        asked
     }
 
     /// Everything but the handler: deliveries, writing, deadlines, the closing handshake. Ready
@@ -280,7 +265,9 @@ impl Io {
     fn poll_drive(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         remember(&mut self.task, cx);
         loop {
-            self.poll_queue(cx);
+            if let Some(reason) = self.take_queue(Some(cx)) {
+                self.begin_close(reason);
+            }
             let flushed = self.poll_flush(cx);
             if flushed && self.phase != Phase::Open && self.closing_until.is_none() {
                 // What was queued is written, however long that took; now it is the peer's turn.
@@ -300,14 +287,6 @@ impl Io {
         self.count_held();
         self.wire.park();
         Poll::Pending
-    }
-
-    fn poll_queue(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some(delivery)) = self.queue.poll_recv(cx) {
-            if let Some(reason) = self.take_delivery(delivery) {
-                self.begin_close(reason);
-            }
-        }
     }
 
     /// Writes what waits; says whether nothing waits any more.
@@ -346,8 +325,8 @@ fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
 /// What nobody will write any more is given back to the budgets.
 impl Drop for Io {
     fn drop(&mut self) {
-        self.queue.close();
-        self.take_queue();
+        self.registration.peer.queue.close();
+        self.take_queue(None);
         self.registration.metrics().dropped.add(self.wire.drop_all());
         let released = self.wire.take_released();
         self.registration.release(released);

@@ -1,0 +1,135 @@
+//! The queue of one connection: an unbounded channel whose receiver takes everything at once.
+//!
+//! A channel for general use has a first block of slots and ends on cache lines of their own: 900
+//! bytes for a connection that hears nothing. Here nothing is there until something waits, and a
+//! batch costs its receiver one lock.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Waker},
+};
+
+use crate::frame::Delivery;
+
+/// Deliveries that wait for one connection, in the order in which they were pushed.
+#[derive(Debug, Default)]
+pub(crate) struct Queue(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    items: Vec<Delivery>,
+    /// Where the receiver waits; none while it is on its way already.
+    receiver: Option<Waker>,
+    is_closed: bool,
+}
+
+/// Room for so many deliveries stays when all are taken, so that a connection which is written to
+/// all the time costs no allocations.
+const KEEP: usize = 16;
+
+impl Queue {
+    /// Queues one reference; `false` if there is no receiver any more.
+    pub(crate) fn push(&self, delivery: &Delivery) -> bool {
+        let mut state = self.lock();
+        if state.is_closed {
+            return false;
+        }
+        state.items.push(Delivery::clone(delivery));
+        let receiver = state.receiver.take();
+        drop(state);
+        if let Some(receiver) = receiver {
+            receiver.wake();
+        }
+        true
+    }
+
+    /// Hands over everything that waits; `each` must not use this queue. A task that gives its
+    /// context is woken when there is something again.
+    pub(crate) fn take(&self, cx: Option<&Context<'_>>, each: impl FnMut(Delivery)) {
+        let mut state = self.lock();
+        state.items.drain(..).for_each(each);
+        if state.items.capacity() > KEEP {
+            state.items = Vec::new();
+        }
+        match (&mut state.receiver, cx) {
+            (Some(receiver), Some(cx)) => receiver.clone_from(cx.waker()),
+            (none, Some(cx)) => *none = Some(cx.waker().clone()),
+            (_, None) => {}
+        }
+    }
+
+    /// From now on nothing is queued. What waits can still be taken.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        state.receiver = None;
+    }
+
+    /// Survives a panic under the lock: what is there is whole between any two lines.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+        task::Wake,
+    };
+
+    use super::*;
+    use crate::frame::Item;
+
+    fn delivery(number: u8) -> Delivery {
+        Arc::new(Item::Frames(vec![number]))
+    }
+
+    fn taken(queue: &Queue) -> Vec<u8> {
+        let mut numbers = Vec::new();
+        queue.take(None, |delivery| numbers.extend_from_slice(delivery.frames()));
+        numbers
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_waits_is_woken_once_for_a_batch() {
+        let (queue, wakes) = (Queue::default(), Arc::new(Wakes::default()));
+        let receiver = Waker::from(Arc::clone(&wakes));
+        queue.push(&delivery(0));
+        queue.take(Some(&Context::from_waker(&receiver)), drop);
+        assert_eq!(wakes.0.load(Relaxed), 0);
+        assert!((1..=3).all(|number| queue.push(&delivery(number))));
+        assert_eq!((wakes.0.load(Relaxed), taken(&queue)), (1, vec![1, 2, 3]));
+        queue.push(&delivery(4));
+        assert_eq!(wakes.0.load(Relaxed), 1, "it has not waited again");
+    }
+
+    #[test]
+    fn what_was_queued_before_the_end_can_be_taken_and_nothing_more_is() {
+        let queue = Queue::default();
+        queue.push(&delivery(1));
+        queue.close();
+        assert!(!queue.push(&delivery(2)));
+        assert_eq!(taken(&queue), [1]);
+    }
+
+    #[test]
+    fn a_long_queue_leaves_no_room_behind() {
+        let queue = Queue::default();
+        assert!((0..100).all(|number| queue.push(&delivery(number))));
+        assert_eq!(taken(&queue).len(), 100);
+        assert_eq!(queue.lock().items.capacity(), 0);
+    }
+}
