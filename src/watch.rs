@@ -28,6 +28,8 @@ pub(crate) struct FrameWatch {
     message_size: u64,
     message: u32,
     control_frames: u32,
+    /// Messages and control frames that have passed and have not been read.
+    unread: u32,
     mid_message: bool,
     largest: u64,
     violation: Option<Violation>,
@@ -46,39 +48,49 @@ impl FrameWatch {
     pub(crate) fn advance(&mut self, mut bytes: &[u8]) -> usize {
         let all = bytes.len();
         while !bytes.is_empty() && self.violation.is_none() {
-            if self.payload_left > 0 {
-                let here =
-                    usize::try_from(self.payload_left).unwrap_or(usize::MAX).min(bytes.len());
-                self.payload_left -= here as u64;
-                bytes = &bytes[here..];
+            let passed = if self.payload_left > 0 {
+                self.pass_payload(bytes.len())
             } else {
-                self.header[usize::from(self.header_length)] = bytes[0];
-                self.header_length += 1;
-                bytes = &bytes[1..];
-                self.finish_header();
-            }
+                self.pass_header(bytes)
+            };
+            bytes = &bytes[passed..];
         }
         (all - bytes.len()).saturating_sub(usize::from(self.violation.is_some()))
     }
 
-    fn finish_header(&mut self) {
+    fn pass_payload(&mut self, available: usize) -> usize {
+        let here = usize::try_from(self.payload_left).unwrap_or(usize::MAX).min(available);
+        self.payload_left -= here as u64;
+        here
+    }
+
+    /// A header nearly always comes in one piece; one that does not is put together byte by byte.
+    fn pass_header(&mut self, bytes: &[u8]) -> usize {
         let have = usize::from(self.header_length);
-        let header = &self.header[..have];
-        if have < 2 {
-            return;
+        if have == 0
+            && let Some(whole) = whole_header(bytes)
+        {
+            self.finish_header(whole);
+            return whole.len();
         }
-        let (extended, mask) = (extended_length(header[1]), 4 * usize::from(header[1] >> 7));
-        if have < 2 + extended + mask {
-            return;
+        self.header[have] = bytes[0];
+        self.header_length += 1;
+        let header = self.header;
+        if let Some(whole) = whole_header(&header[..=have]) {
+            self.header_length = 0;
+            self.finish_header(whole);
         }
-        let length = &header[2..2 + extended];
-        self.payload_left = match extended {
-            0 => u64::from(header[1] & 0x7f),
+        1
+    }
+
+    fn finish_header(&mut self, header: &[u8]) {
+        let (first, second) = (header[0], header[1]);
+        let length = &header[2..2 + extended_length(second)];
+        self.payload_left = match length {
+            [] => u64::from(second & 0x7f),
             _ => length.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
         };
         self.largest = self.largest.max(self.payload_left);
-        let (first, second) = (header[0], header[1]);
-        self.header_length = 0;
         self.violation = self.count(first, second).err();
     }
 
@@ -88,6 +100,7 @@ impl FrameWatch {
         if opcode & CONTROL == 0 && (opcode == CONTINUATION) != self.mid_message {
             return Err(Violation::Header("a message must end before the next begins"));
         }
+        self.unread += u32::from(is_final);
         if opcode & CONTROL != 0 {
             self.control_frames = self.control_frames.saturating_add(1);
             if !self.mid_message {
@@ -126,6 +139,16 @@ impl FrameWatch {
     pub(crate) fn announced(&self) -> u64 {
         let begun = self.payload_left > 0 || self.mid_message;
         if begun && self.violation.is_none() { self.message_size } else { 0 }
+    }
+
+    /// Takes note that one message or control frame was read.
+    pub(crate) fn has_read_one(&mut self) {
+        self.unread = self.unread.saturating_sub(1);
+    }
+
+    /// Whether all that has passed was read, too: nothing is left to be had of it.
+    pub(crate) fn is_all_read(&self) -> bool {
+        self.unread == 0 && self.is_between_messages() && self.violation.is_none()
     }
 
     /// The largest payload of a frame so far.
@@ -172,6 +195,12 @@ fn judge(first: u8, second: u8) -> Result<(), Violation> {
     Err(Violation::Header(rule))
 }
 
+/// The header at the beginning of `bytes`, if all of it is there.
+fn whole_header(bytes: &[u8]) -> Option<&[u8]> {
+    let second = *bytes.get(1)?;
+    bytes.get(..2 + extended_length(second) + 4 * usize::from(second >> 7))
+}
+
 /// How many bytes of extended length follow the second byte of a header.
 fn extended_length(second: u8) -> usize {
     match second & 0x7f {
@@ -201,6 +230,11 @@ mod tests {
             assert!(watch.is_between_messages(), "cut at {cut}");
             assert_eq!((watch.take_control_frames(), watch.largest()), (1, 126));
             assert_eq!(watch.take_violation(), None);
+            for _ in ["abc", "p", "the fragments"] {
+                assert!(!watch.is_all_read());
+                watch.has_read_one();
+            }
+            assert!(watch.is_all_read());
         }
     }
 

@@ -125,6 +125,11 @@ impl Wire {
     /// The next thing in what was read already; `None` when more has to be read.
     pub(crate) fn decode(&mut self) -> Result<Option<Inbound>, CloseReason> {
         let Some(input) = &mut self.input else { return Ok(None) };
+        if input.start == input.end && input.watch.is_all_read() {
+            // All that tungstenite could say is that it has nothing.
+            input.drained = true;
+            return Ok(None);
+        }
         let (protocol, mut pipe) = input.split(&mut self.output);
         let read = protocol.read(&mut pipe);
         input.drained = is_would_block(&read);
@@ -139,25 +144,29 @@ impl Wire {
             }
             Err(error) => return Err(reason_of(error)),
         };
+        input.watch.has_read_one();
         Ok(Some(match message {
             tungstenite::Message::Text(text) => Inbound::Message(Message::Text(text)),
             tungstenite::Message::Binary(bytes) => Inbound::Message(Message::Binary(bytes)),
             tungstenite::Message::Close(frame) => {
-                self.answer_close();
+                self.answer();
                 Inbound::Close(frame)
             }
             // A raw frame is only ever sent, never received.
             tungstenite::Message::Ping(_)
             | tungstenite::Message::Pong(_)
-            | tungstenite::Message::Frame(_) => Inbound::Control,
+            | tungstenite::Message::Frame(_) => {
+                self.answer();
+                Inbound::Control
+            }
         }))
     }
 
-    /// Puts tungstenite's answer to a close frame into the output.
-    fn answer_close(&mut self) {
+    /// Puts tungstenite's answer to a ping or a close frame into the output.
+    fn answer(&mut self) {
         if let Some(input) = &mut self.input {
             let (protocol, mut pipe) = input.split(&mut self.output);
-            // It says `ConnectionClosed` once the answer is written, as it should.
+            // It says `ConnectionClosed` once the answer to a close is written, as it should.
             let _ = protocol.flush(&mut pipe);
         }
     }
