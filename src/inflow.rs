@@ -103,9 +103,9 @@ impl Inflow {
 mod tests {
     use super::*;
 
-    fn inflow(bytes_per_second: usize, max_message_size: usize) -> Box<Inflow> {
-        let config = Config { bytes_per_second, max_message_size, ..Config::default() };
-        Inflow::new(&config).unwrap()
+    fn inflow(max_message_size: usize, bytes_per_second: usize) -> Inflow {
+        let config = Config { max_message_size, bytes_per_second, ..Config::default() };
+        *Inflow::new(&config).unwrap()
     }
 
     /// Waits as long as it says, and reads all that there is room for then.
@@ -119,7 +119,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_largest_message_passes_and_then_the_rate_and_then_it_is_enough() {
-        let mut inflow = inflow(100, 1000);
+        let mut inflow = inflow(1000, 100);
         assert_eq!(inflow.room().unwrap(), 1014);
         inflow.take(1014);
         let (start, mut read) = (Instant::now(), 0);
@@ -137,7 +137,7 @@ mod tests {
     /// Whether all is read that it sends, or nobody has asked for its messages.
     #[tokio::test(start_paused = true)]
     async fn who_has_not_been_held_back_for_a_while_is_not_ahead() {
-        let mut inflow = inflow(100, 10);
+        let mut inflow = inflow(10, 100);
         inflow.take(100);
         for _ in 0..100 {
             assert_eq!(inflow.room().unwrap(), 0);
