@@ -42,6 +42,19 @@ impl AckIds {
         }
         true
     }
+
+    /// Takes the id out again.
+    #[cfg(feature = "control")]
+    pub(crate) fn remove(&mut self, id: u64) {
+        let next = self.runs.partition_point(|(first, _)| *first <= id);
+        let Some(index) = next.checked_sub(1).filter(|index| self.runs[*index].1 >= id) else {
+            return;
+        };
+        let (first, last) = self.runs[index];
+        let before = (first < id).then(|| (first, id - 1));
+        let behind = (id < last).then(|| (id + 1, last));
+        self.runs.splice(index..=index, before.into_iter().chain(behind));
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +74,19 @@ mod tests {
             assert_eq!(ids.insert(id), set.insert(id), "{id}");
         }
         assert!(ids.insert(u64::MAX) && !ids.insert(u64::MAX));
+    }
+
+    #[cfg(feature = "control")]
+    #[test]
+    fn what_is_taken_out_is_gone_and_nothing_else() {
+        let mut ids = AckIds::default();
+        assert!((0..10).chain([20, u64::MAX]).all(|id| ids.insert(id)));
+        for id in [0, 5, 9, 20, 21, u64::MAX] {
+            ids.remove(id);
+            assert!(!ids.contains(id), "{id}");
+        }
+        assert!([1, 4, 6, 8].into_iter().all(|id| ids.contains(id)));
+        assert!(ids.insert(5) && ids.runs == [(1, 8)]);
     }
 
     #[test]

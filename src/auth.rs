@@ -100,6 +100,10 @@ impl std::fmt::Debug for Request {
 /// The subprotocol that says that the next one offered is a token.
 pub(crate) const BEARER: &str = "bearer";
 
+/// What a token says, or whoever else vouches for a client: each claim with its values.
+#[cfg(feature = "control")]
+pub type Claims = std::collections::BTreeMap<String, Vec<String>>;
+
 /// Who a connection belongs to, and what they may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -107,13 +111,23 @@ pub struct Identity {
     rights: Rights,
     groups: Vec<String>,
     expires_at: Option<SystemTime>,
+    /// Boxed, and gone once the connection is open: most have none, and only the event handler asks.
+    #[cfg(feature = "control")]
+    claims: Option<Box<Claims>>,
 }
 
 impl Identity {
     /// Somebody without a name, with every right.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self { user: None, rights: Rights::everything(), groups: Vec::new(), expires_at: None }
+        Self {
+            user: None,
+            rights: Rights::everything(),
+            groups: Vec::new(),
+            expires_at: None,
+            #[cfg(feature = "control")]
+            claims: None,
+        }
     }
 
     /// A named user, with every right.
@@ -140,6 +154,25 @@ impl Identity {
     #[must_use]
     pub fn with_expiry(mut self, expires_at: Option<SystemTime>) -> Self {
         self.expires_at = expires_at;
+        self
+    }
+
+    /// With these claims for the event handler's `connect`.
+    #[cfg(feature = "control")]
+    #[must_use]
+    pub fn with_claims(mut self, claims: Claims) -> Self {
+        self.claims = Some(Box::new(claims));
+        self
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn take_claims(&mut self) -> Option<Box<Claims>> {
+        self.claims.take()
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn with_user(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.user = Some(name.into());
         self
     }
 

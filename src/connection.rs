@@ -9,6 +9,8 @@ use std::{
 
 use bytes::Bytes;
 
+#[cfg(feature = "control")]
+use crate::events::Line;
 use crate::{
     auth::Identity,
     close::{CloseReason, is_sendable},
@@ -160,6 +162,24 @@ impl Connection {
     /// The member that the opening handshake made of this connection.
     pub(crate) fn take_member(&mut self) -> Option<Box<Member>> {
         self.member.take()
+    }
+
+    /// What the event handler is told of this connection, if it is told anything.
+    #[cfg(feature = "control")]
+    pub(crate) fn line(&self) -> Option<&Arc<Line>> {
+        self.shared.line.as_ref()
+    }
+
+    /// Waits until the event handler has kept up with this connection, or it is closing.
+    #[cfg(feature = "control")]
+    pub(crate) async fn room_for_events(&self) {
+        let Some(line) = &self.shared.line else { return };
+        poll_fn(|cx| {
+            let room = line.poll_room(cx);
+            let is_closing = room.is_pending() && self.shared.lock().reason().is_some();
+            if is_closing { Poll::Ready(()) } else { room }
+        })
+        .await;
     }
 
     /// The server's hub.

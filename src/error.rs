@@ -30,6 +30,13 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Events cannot be sent.
+    #[cfg(feature = "control")]
+    #[error("cannot use the event handler: {reason}")]
+    EventHandler {
+        /// What is wrong.
+        reason: String,
+    },
     /// Signals could not be listened for.
     #[error("cannot listen for signals: {0}")]
     Signal(#[source] io::Error),

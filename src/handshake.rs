@@ -3,7 +3,7 @@
 use std::{
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -31,12 +31,19 @@ use crate::{
     listener::{Established, Incoming},
     member::Member,
     origin::{check_host, check_origin},
+    peer::ConnectionId,
     proxy::NOBODY,
     route::{Match, Params},
     server::Shared,
     session::{self, Io, Opened},
     socket::{PeerAddr, Socket},
     wire::Wire,
+};
+#[cfg(feature = "control")]
+use crate::{
+    auth::Claims,
+    events::{Line, Source, Upstream},
+    metrics::EventKind,
 };
 
 /// Tokens that live longer are cut to this: far enough, and sure to fit a timer.
@@ -45,6 +52,11 @@ const LONGEST_TOKEN: Duration = Duration::from_hours(24 * 365);
 /// So many handshakes may take their time at once; past it they are hurried, so that those who
 /// only hold a place make room for those who want to come in.
 const MANY_HANDSHAKES: usize = 1024;
+
+/// So long before the end of a handshake's time the event handler is given up, so that the client
+/// is told who was slow.
+#[cfg(feature = "control")]
+const REFUSAL_MARGIN: Duration = Duration::from_millis(100);
 
 /// How long a handshake may take then.
 const HURRIED: Duration = Duration::from_secs(5);
@@ -76,7 +88,7 @@ pub(crate) async fn open(
     let answer = if let Some(refusal) = refusal {
         Err(Some(refusal.into()))
     } else {
-        let negotiation = negotiate(&mut socket, &mut early, origin, server);
+        let negotiation = negotiate(&mut socket, &mut early, origin, deadline, server);
         tokio::select! {
             agreed = timeout_at(deadline, negotiation) => {
                 agreed.unwrap_or_else(|_| Err(Some(timed_out())))
@@ -115,6 +127,19 @@ struct Agreed {
     registration: Registration,
     response: Vec<u8>,
     admitted: Option<Admitted>,
+    #[cfg(feature = "control")]
+    line: Option<Arc<Line>>,
+}
+
+/// What a client is about to get.
+struct Offer {
+    id: ConnectionId,
+    identity: Arc<Identity>,
+    subprotocol: Option<Arc<str>>,
+    seat: Option<Seat>,
+    /// What the event handler gives the connection to carry round.
+    #[cfg(feature = "control")]
+    state: Option<header::HeaderValue>,
 }
 
 /// `Err(None)` if the peer was lost.
@@ -122,6 +147,7 @@ async fn negotiate(
     socket: &mut Socket,
     early: &mut Vec<u8>,
     peer: Peer,
+    deadline: Instant,
     server: &Shared,
 ) -> Result<Agreed, Option<Answer>> {
     let head = match head::read(socket, &server.config).await {
@@ -134,20 +160,30 @@ async fn negotiate(
     };
     let Head { bytes, early: behind } = head;
     *early = behind;
-    agree(&bytes, peer, server).await.map_err(Some)
+    agree(&bytes, peer, deadline, server).await.map_err(Some)
 }
 
-async fn agree(head: &[u8], peer: Peer, server: &Shared) -> Result<Agreed, Answer> {
+async fn agree(
+    head: &[u8],
+    peer: Peer,
+    deadline: Instant,
+    server: &Shared,
+) -> Result<Agreed, Answer> {
     let line = RequestLine::parse(head)?;
-    let agreed = agree_on(head, &line, peer, server).await;
+    let agreed = agree_on(head, &line, peer, deadline, server).await;
     // An answer to HEAD is its head (RFC 9110 section 9.3.2).
     agreed.map_err(|answer| if line.method == "HEAD" { answer.without_body() } else { answer })
 }
 
+#[cfg_attr(
+    not(feature = "control"),
+    expect(unused_variables, unused_mut, reason = "nobody else is asked")
+)]
 async fn agree_on(
     head: &[u8],
     line: &RequestLine<'_>,
     mut peer: Peer,
+    deadline: Instant,
     server: &Shared,
 ) -> Result<Agreed, Answer> {
     head::check_framing(head, line)?;
@@ -171,12 +207,81 @@ async fn agree_on(
     let (client, admitted) = admit(&mut peer, http.headers(), server)?;
     let (peer, certificate_subject) = (peer.address, peer.certificate_subject);
     let request = Request { http, params, peer, client, origin, certificate_subject };
-    let identity = match route.guard.as_ref().or(server.guard.as_ref()) {
-        Some(guard) => Arc::new(ask(&**guard, &request).await?),
-        None => Arc::clone(&server.anonymous),
+    let guard = route.guard.as_ref().or(server.guard.as_ref());
+    let mut guest = match guard {
+        Some(guard) => Some(ask(&**guard, &request).await?),
+        None => None,
     };
-    let agreed = take_seat(request, route, identity, response, server)?;
+    #[cfg(feature = "control")]
+    let claims = guest.as_mut().and_then(Identity::take_claims);
+    let identity = guest.map_or_else(|| Arc::clone(&server.anonymous), Arc::new);
+    let offer = Offer::new(&request, &route, identity)?;
+    #[cfg(feature = "control")]
+    let offer = match &server.upstream {
+        Some(upstream) if upstream.takes(EventKind::Connect, "connect") => {
+            let asked = offer.submit(upstream, &request, &route, claims.as_deref());
+            timeout_at(deadline - REFUSAL_MARGIN, asked).await.map_err(|_| handler_is_slow())??
+        }
+        _ => offer,
+    };
+    let agreed = take_seat(request, route, offer, response, server)?;
     Ok(Agreed { admitted, ..agreed })
+}
+
+impl Offer {
+    fn new(request: &Request, route: &Route, identity: Arc<Identity>) -> Result<Self, Rejection> {
+        let subprotocol = select_subprotocol(request, route).map(Arc::from);
+        let seat = route.seat.map(|seat| seat(request, &identity, subprotocol.as_deref()));
+        Ok(Self {
+            id: ConnectionId::next(),
+            seat: seat.transpose()?,
+            identity,
+            subprotocol,
+            #[cfg(feature = "control")]
+            state: None,
+        })
+    }
+
+    /// Asks the event handler, which may change everything about the client but its address.
+    #[cfg(feature = "control")]
+    async fn submit(
+        mut self,
+        upstream: &Upstream,
+        request: &Request,
+        route: &Route,
+        claims: Option<&Claims>,
+    ) -> Result<Self, Rejection> {
+        let Some((seat, seat_of)) = self.seat.take().zip(route.seat) else { return Ok(self) };
+        let source = self.source(&seat);
+        let mut admission = upstream.admit(request, claims, &source).await?;
+        if let Some(name) = admission.subprotocol() {
+            if !request.subprotocols().any(|offer| offer == name) {
+                let text = "the event handler selects a subprotocol that was not offered";
+                return Err(Rejection::new(502, text));
+            }
+            self.subprotocol = Some(name.into());
+        }
+        // Whoever has a name by the path keeps it unless the handler gives another.
+        let before = match seat.user {
+            Some(user) => (*self.identity).clone().with_user(user),
+            None => (*self.identity).clone(),
+        };
+        self.state = admission.state.take();
+        self.identity = Arc::new(admission.apply(&before));
+        self.seat = Some(seat_of(request, &self.identity, self.subprotocol.as_deref())?);
+        Ok(self)
+    }
+
+    #[cfg(feature = "control")]
+    fn source(&self, seat: &Seat) -> Source {
+        Source {
+            hub: (*seat.hub).into(),
+            connection: self.id,
+            user: seat.user.clone(),
+            subprotocol: self.subprotocol.clone(),
+            state: self.state.clone(),
+        }
+    }
 }
 
 /// A guard that panics lets nobody in.
@@ -206,21 +311,23 @@ fn admit(
 fn take_seat(
     request: Request,
     route: Arc<Route>,
-    identity: Arc<Identity>,
+    offer: Offer,
     mut response: http::Response<()>,
     server: &Shared,
 ) -> Result<Agreed, Answer> {
-    let subprotocol = select_subprotocol(&request, &route);
+    // One that was offered in a header field is fit for one.
+    let subprotocol = offer.subprotocol.as_deref().and_then(|name| name.try_into().ok());
     if let Some(name) = subprotocol {
-        let name = header::HeaderValue::from_static(name);
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, name);
     }
-    let seat = match route.seat {
-        Some(seat) => Some(seat(&request, &identity, subprotocol)?),
-        None => None,
-    };
-    let form = seat.as_ref().map_or(Form::Bare, |seat| seat.form);
-    let registration = server.hub.register(form);
+    let form = offer.seat.as_ref().map_or(Form::Bare, |seat| seat.form);
+    let registration = server.hub.register(offer.id, form);
+    #[cfg(feature = "control")]
+    let line = server.upstream.as_ref().zip(offer.seat.as_ref()).and_then(|(upstream, seat)| {
+        let peer = Arc::clone(&registration.peer);
+        Line::new(upstream, server.hub.clone(), peer, offer.source(seat))
+    });
+    let Offer { seat, identity, .. } = offer;
     let join =
         |seat: Seat| Member::join(server.hub.named(&seat.hub), &registration.peer, seat.user);
     let member =
@@ -230,8 +337,17 @@ fn take_seat(
     write_response(&mut bytes, &response).map_err(|_| Rejection::new(500, "internal error"))?;
     let params = request.params;
     let response = bytes;
-    let admitted = None;
-    Ok(Agreed { route, params, identity, member, registration, response, admitted })
+    Ok(Agreed {
+        route,
+        params,
+        identity,
+        member,
+        registration,
+        response,
+        admitted: None,
+        #[cfg(feature = "control")]
+        line,
+    })
 }
 
 impl Agreed {
@@ -254,7 +370,14 @@ impl Agreed {
         if server.has_stopped() {
             io.begin_close(CloseReason::Restart { reconnect_after: Duration::from_secs(1) });
         }
-        let shared = session::Shared::new(io, server.hub.clone(), self.identity);
+        let shared = Arc::new(session::Shared {
+            io: Mutex::new(io),
+            id,
+            hub: server.hub.clone(),
+            identity: self.identity,
+            #[cfg(feature = "control")]
+            line: self.line.inspect(Line::opened),
+        });
         let connection = Connection::new(Arc::clone(&shared), self.member);
         // A handler may panic before it has come to its first await.
         let start = || self.route.handler.start(connection, self.params);
@@ -329,6 +452,11 @@ fn wrong_method(allowed: &str) -> Answer {
 pub(crate) fn too_many_of_one() -> Answer {
     let rejection = Rejection::new(429, "too many connections from this address");
     Answer::from(rejection).with("retry-after", "1")
+}
+
+#[cfg(feature = "control")]
+fn handler_is_slow() -> Answer {
+    Rejection::new(504, "the event handler took too long").into()
 }
 
 fn timed_out() -> Answer {

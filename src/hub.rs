@@ -202,8 +202,8 @@ impl Hub {
     }
 
     /// Makes the queue of a new connection and enters it in the list of all connections.
-    pub(crate) fn register(&self, form: Form) -> Registration {
-        let peer = Peer::new(form);
+    pub(crate) fn register(&self, id: ConnectionId, form: Form) -> Registration {
+        let peer = Peer::new(id, form);
         let entry = Entry { peer: Arc::clone(&peer), membership: None };
         self.shared.lock().connections.insert(peer.id, entry);
         Registration { shared: Arc::clone(&self.shared), peer }

@@ -26,9 +26,9 @@
 //!
 //! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `queue`, `peer`, `hub`,
 //! `member`. How it travels: `socket`, `output`, `watch`, `inflow`, `wire`, `session`,
-//! `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`, `handshake`. What
-//! holds it together: `config`, `metrics`, `listener`, `server`, and last `endpoint`, what the
-//! daemon serves.
+//! `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`, `handshake`. Who is
+//! told of it: `events`. What holds it together: `config`, `metrics`, `listener`, `server`, and last
+//! `endpoint`, what the daemon serves.
 //!
 //! # Invariants
 //!
@@ -52,6 +52,8 @@ mod config;
 mod connection;
 mod endpoint;
 mod error;
+#[cfg(feature = "control")]
+mod events;
 mod frame;
 /// What `cargo fuzz` reaches: private modules, with bytes that it invents.
 #[cfg(any(fuzzing, test))]
@@ -89,6 +91,12 @@ mod wire;
 pub use crate::tls::{Tls, TlsFiles, certificate_guard};
 #[cfg(feature = "jwt")]
 pub use crate::token::{TokenGuard, TokenKeyFile, TokenKeys};
+#[cfg(feature = "control")]
+pub use crate::{
+    auth::Claims,
+    events::{EventHandler, EventUrl},
+    metrics::{EventCounters, EventKind, EventOutcome},
+};
 pub use crate::{
     auth::{Guard, GuardFn, Identity, Rejection, Request},
     close::{CloseReason, is_sendable},

@@ -99,8 +99,7 @@ pub(crate) enum Push {
 }
 
 impl Peer {
-    pub(crate) fn new(form: Form) -> Arc<Self> {
-        let id = ConnectionId::next();
+    pub(crate) fn new(id: ConnectionId, form: Form) -> Arc<Self> {
         let (queue, queued, held, evicted) = Default::default();
         Arc::new(Self { id, form, queue, queued, held, evicted })
     }
@@ -171,6 +170,10 @@ impl Peer {
 mod tests {
     use super::*;
 
+    fn peer() -> Arc<Peer> {
+        Peer::new(ConnectionId::next(), Form::Bare)
+    }
+
     fn frames(length: usize) -> (Delivery, usize) {
         let delivery = Arc::new(Item::Frames(vec![0; length]));
         let weight = delivery.weight();
@@ -179,7 +182,7 @@ mod tests {
 
     #[test]
     fn one_message_above_the_budget_reaches_a_reader_who_keeps_up() {
-        let (peer, budget) = (Peer::new(Form::Bare), Budget::new(100, 1000));
+        let (peer, budget) = (peer(), Budget::new(100, 1000));
         let (large, weight) = frames(500);
         assert_eq!(peer.push(&large, weight, &budget), Push::Queued);
         assert_eq!(peer.push(&large, weight, &budget), Push::PastBudget);
@@ -190,7 +193,7 @@ mod tests {
 
     #[test]
     fn an_evicted_connection_is_asked_to_close_once_and_takes_nothing_more() {
-        let (peer, budget) = (Peer::new(Form::Bare), Budget::new(100, 1000));
+        let (peer, budget) = (peer(), Budget::new(100, 1000));
         assert!(peer.evict(CloseReason::SlowReader));
         assert!(!peer.evict(CloseReason::SlowReader));
         let (small, weight) = frames(1);

@@ -8,11 +8,16 @@ use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 use data_encoding::BASE64;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+#[cfg(feature = "control")]
+use serde_json::value::to_raw_value;
 
 use crate::frame::{Delivery, Form, Item, Opcode, Publication, payloads, push_frame, push_header};
 
 /// Characters in a group's name.
 const MAX_GROUP: usize = 1024;
+
+/// Characters in an event's name.
+const MAX_EVENT: usize = 128;
 
 /// What a client may ask for.
 #[derive(Debug)]
@@ -28,7 +33,7 @@ pub(crate) enum Action<'a> {
     SendToGroup { group: Cow<'a, str>, no_echo: bool, payload: Payload<'a> },
     SendToUsers { users: Vec<String>, payload: Payload<'a> },
     SendToAll { no_echo: bool, payload: Payload<'a> },
-    Event,
+    Event { name: Cow<'a, str>, payload: Payload<'a> },
     SequenceAck,
     Ping,
 }
@@ -40,9 +45,10 @@ pub(crate) struct Payload<'a> {
     data: &'a RawValue,
 }
 
+/// What kind of value `data` is, and which media type it has outside of JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum DataType {
+pub(crate) enum DataType {
     Json,
     Text,
     Binary,
@@ -57,6 +63,8 @@ pub(crate) enum ErrorName {
     NotFound,
     Duplicate,
     TooManyRequests,
+    #[cfg(feature = "control")]
+    InternalServerError,
 }
 
 /// A frame that is not carried out.
@@ -140,12 +148,8 @@ impl<'a> Fields<'a> {
                 Action::SendToAll { no_echo, payload: payload(self.data_type, self.data)? }
             }
             "event" => {
-                let name = self.event.ok_or("event: is required")?;
-                if name.0.is_empty() {
-                    return Err("event: must not be empty".to_owned());
-                }
-                payload(self.data_type, self.data)?;
-                Action::Event
+                let payload = payload(self.data_type, self.data)?;
+                Action::Event { name: event(self.event)?, payload }
             }
             "sequenceAck" => {
                 self.sequence_id.ok_or("sequenceId: is required")?;
@@ -157,10 +161,26 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// 1 to 1,024 characters, not blank.
+pub(crate) fn is_group_name(name: &str) -> bool {
+    let is_long = name.len() > MAX_GROUP && name.chars().count() > MAX_GROUP;
+    !name.trim().is_empty() && !is_long
+}
+
 fn group(name: Option<Text<'_>>) -> Result<Cow<'_, str>, String> {
     let name = name.ok_or("group: is required")?.0;
-    if name.trim().is_empty() || name.len() > MAX_GROUP && name.chars().count() > MAX_GROUP {
+    if !is_group_name(&name) {
         return Err(format!("group: must be 1 to {MAX_GROUP} characters, not blank"));
+    }
+    Ok(name)
+}
+
+/// A name may become a segment of a path, and dots are steps in one (RFC 3986 section 5.2.4).
+fn event(name: Option<Text<'_>>) -> Result<Cow<'_, str>, String> {
+    let name = name.ok_or("event: is required")?.0;
+    let dots = name == "." || name == "..";
+    if name.is_empty() || dots || name.len() > MAX_EVENT && name.chars().count() > MAX_EVENT {
+        return Err(format!("event: must be 1 to {MAX_EVENT} characters, not . or .."));
     }
     Ok(name)
 }
@@ -206,7 +226,76 @@ fn decode_base64(data: &RawValue) -> Option<Vec<u8>> {
     BASE64.decode(text.0.as_bytes()).ok()
 }
 
+impl Payload<'_> {
+    #[cfg(feature = "control")]
+    pub(crate) fn data_type(&self) -> DataType {
+        self.data_type
+    }
+
+    /// The payload alone, without JSON around it.
+    pub(crate) fn to_plain(self) -> Vec<u8> {
+        match self.data_type {
+            DataType::Json => self.data.get().as_bytes().to_vec(),
+            DataType::Text => {
+                let text = serde_json::from_str::<Text<'_>>(self.data.get());
+                text.map(|text| text.0.into_owned().into_bytes()).unwrap_or_default()
+            }
+            DataType::Binary | DataType::Protobuf => decode_base64(self.data).unwrap_or_default(),
+        }
+    }
+}
+
+/// A payload that comes from a backend.
+#[cfg(feature = "control")]
+#[derive(Debug)]
+pub(crate) struct OwnedPayload {
+    data_type: DataType,
+    data: Box<RawValue>,
+}
+
+#[cfg(feature = "control")]
+impl OwnedPayload {
+    /// `None` if the bytes are not what the type says.
+    pub(crate) fn from_plain(data_type: DataType, bytes: &[u8]) -> Option<Self> {
+        let data = match data_type {
+            DataType::Json => serde_json::from_slice(bytes),
+            DataType::Text => to_raw_value(std::str::from_utf8(bytes).ok()?),
+            DataType::Binary | DataType::Protobuf => to_raw_value(&BASE64.encode(bytes)),
+        };
+        Some(Self { data_type, data: data.ok()? })
+    }
+
+    pub(crate) fn as_payload(&self) -> Payload<'_> {
+        Payload { data_type: self.data_type, data: &self.data }
+    }
+}
+
 impl DataType {
+    /// The type that a `Content-Type` stands for.
+    #[cfg(feature = "control")]
+    pub(crate) fn of_media_type(content_type: &str) -> Option<Self> {
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        let all = [Self::Json, Self::Text, Self::Binary, Self::Protobuf];
+        all.into_iter().find(|one| media_type.eq_ignore_ascii_case(one.media_type()))
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Text => "text/plain",
+            Self::Binary => "application/octet-stream",
+            Self::Protobuf => "application/x-protobuf",
+        }
+    }
+
+    fn opcode(self) -> Opcode {
+        match self {
+            Self::Json | Self::Text => Opcode::Text,
+            Self::Binary | Self::Protobuf => Opcode::Binary,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
@@ -223,6 +312,8 @@ pub(crate) enum Source<'a> {
     Group(&'a str),
     User,
     All,
+    #[cfg(feature = "control")]
+    Server,
 }
 
 /// Messages for the same receivers, encoded one behind the other, so that they are queued as one.
@@ -249,6 +340,8 @@ impl Batch {
             }
             Source::User => text.push_str(r#""user""#),
             Source::All => text.push_str(r#""all""#),
+            #[cfg(feature = "control")]
+            Source::Server => text.push_str(r#""server""#),
         }
         if let Some(user) = from_user {
             text.push_str(r#","fromUserId":"#);
@@ -260,6 +353,12 @@ impl Batch {
         self.wire.extend_from_slice(text.as_bytes());
         self.wire.extend_from_slice(data.as_bytes());
         self.wire.push(b'}');
+    }
+
+    /// Appends a frame that is no message: an ack. Only for a receiver of [`Form::Envelope`].
+    #[cfg(feature = "control")]
+    pub(crate) fn push_frame(&mut self, text: &str) {
+        push_frame(&mut self.wire, Opcode::Text, text.as_bytes());
     }
 
     /// The bytes of all messages so far.
@@ -293,18 +392,8 @@ fn bare(wire: &[u8]) -> Vec<u8> {
         let Ok(Envelope { data_type, data }) = serde_json::from_slice(payload) else {
             continue;
         };
-        match data_type {
-            DataType::Json => push_frame(&mut out, Opcode::Text, data.get().as_bytes()),
-            DataType::Text => {
-                let text = serde_json::from_str::<Text<'_>>(data.get());
-                let text = text.map(|text| text.0).unwrap_or_default();
-                push_frame(&mut out, Opcode::Text, text.as_bytes());
-            }
-            DataType::Binary | DataType::Protobuf => {
-                let bytes = decode_base64(data).unwrap_or_default();
-                push_frame(&mut out, Opcode::Binary, &bytes);
-            }
-        }
+        let payload = Payload { data_type, data }.to_plain();
+        push_frame(&mut out, data_type.opcode(), &payload);
     }
     out
 }
@@ -380,6 +469,7 @@ mod tests {
             (r#"{"type":"sendToAll","dataType":"binary","data":"%"}"#, "data: must be base64"),
             (r#"{"type":"sendToAll","dataType":"xml","data":1}"#, "unknown variant"),
             (r#"{"type":"event","data":1}"#, "event: is required"),
+            (r#"{"type":"event","event":"..","data":1}"#, "event: must be 1 to 128"),
             (r#"{"type":"sequenceAck"}"#, "sequenceId: is required"),
             (r#"{"type":"nonsense"}"#, "type: is not one"),
             ("{}", "missing field `type`"),

@@ -17,10 +17,12 @@ use futures_util::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
+#[cfg(feature = "control")]
+use crate::events::Upstream;
 use crate::{
     address_limits::{AddressLimits, Admitted, TooMany},
     answer::Answer,
@@ -69,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) proxies: TrustedProxies,
     pub(crate) addresses: Arc<AddressLimits>,
     pub(crate) handshakes: Gauge,
+    #[cfg(feature = "control")]
+    pub(crate) upstream: Option<Arc<Upstream>>,
     draining: AtomicBool,
     stop: watch::Sender<bool>,
 }
@@ -113,6 +117,8 @@ impl Server {
                 proxies: TrustedProxies(config.trusted_proxies.clone()),
                 addresses: AddressLimits::new(&config),
                 handshakes: Gauge::default(),
+                #[cfg(feature = "control")]
+                upstream: None,
                 draining: AtomicBool::new(false),
                 stop: watch::Sender::new(false),
                 config: Arc::new(config),
@@ -135,6 +141,12 @@ impl Server {
     #[must_use]
     pub fn guard(mut self, guard: impl Guard) -> Self {
         self.shared.guard = Some(Arc::new(guard));
+        self
+    }
+
+    #[cfg(feature = "control")]
+    pub(crate) fn with_upstream(mut self, upstream: Arc<Upstream>) -> Self {
+        self.shared.upstream = Some(upstream);
         self
     }
 
@@ -275,7 +287,12 @@ async fn drain(shared: &Shared, permits: &Semaphore, limit: usize) -> Drained {
         CloseReason::Restart { reconnect_after: reconnect_after(index, count, spread) }
     });
     let all = u32::try_from(limit).unwrap_or(u32::MAX);
-    let gone = timeout(shared.config.shutdown_grace, permits.acquire_many(all)).await;
+    let deadline = Instant::now() + shared.config.shutdown_grace;
+    let gone = timeout_at(deadline, permits.acquire_many(all)).await;
+    #[cfg(feature = "control")]
+    if let Some(upstream) = &shared.upstream {
+        upstream.flush(deadline).await;
+    }
     Drained { left: if gone.is_ok() { 0 } else { limit - permits.available_permits() } }
 }
 

@@ -9,9 +9,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+#[cfg(feature = "control")]
+use data_encoding::BASE64URL_NOPAD;
 use futures_util::future::BoxFuture;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
+#[cfg(feature = "control")]
+use serde_json::Value;
 
 use crate::{
     auth::{Guard, Identity, Rejection, Request},
@@ -160,6 +164,22 @@ struct Claims {
     group: OneOrMany,
 }
 
+/// All claims of a token that is verified, as the event handler is told of them.
+#[cfg(feature = "control")]
+fn all_claims(token: &str) -> Option<crate::auth::Claims> {
+    let body = BASE64URL_NOPAD.decode(token.split('.').nth(1)?.as_bytes()).ok()?;
+    let claims: serde_json::Map<String, Value> = serde_json::from_slice(&body).ok()?;
+    let text = |value: Value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    let values = |value| match value {
+        Value::Array(values) => values.into_iter().map(text).collect(),
+        one => vec![text(one)],
+    };
+    Some(claims.into_iter().map(|(name, value)| (name, values(value))).collect())
+}
+
 #[derive(Deserialize, Default)]
 #[serde(untagged)]
 enum OneOrMany {
@@ -223,8 +243,8 @@ impl TokenGuard {
 
     fn identify(&self, request: &Request) -> Result<Identity, Rejection> {
         let token = self.token(request).filter(|token| token.len() <= MAX_TOKEN);
-        let claims = token.and_then(|token| self.keys.verify(&token));
-        let claims = claims.ok_or_else(Rejection::unauthorized)?;
+        let token = token.ok_or_else(Rejection::unauthorized)?;
+        let claims = self.keys.verify(&token).ok_or_else(Rejection::unauthorized)?;
         if !is_for(&claims.aud.into_vec(), request.path()) {
             return Err(Rejection::unauthorized());
         }
@@ -234,6 +254,8 @@ impl TokenGuard {
             Some(user) => Identity::user(user),
             None => Identity::anonymous(),
         };
+        #[cfg(feature = "control")]
+        let identity = identity.with_claims(all_claims(&token).unwrap_or_default());
         Ok(identity
             .with_rights(Rights::of_roles(claims.role.into_vec()))
             .with_groups(claims.group.into_vec())

@@ -1,5 +1,7 @@
 //! `/ws/{user_id}` and `/client/hubs/{hub}`: the JSON protocol.
 
+use std::sync::Arc;
+
 use crate::{
     ack::AckIds,
     auth::{Identity, Rejection, Request},
@@ -11,8 +13,13 @@ use crate::{
     member::{JoinError, Member},
     peer::ConnectionId,
     protocol::{self, Action, Batch, ClientFrame, ErrorName, Payload, Source},
-    rights::{Action as Right, Rights},
+    rights::Action as Right,
     route::Params,
+};
+#[cfg(feature = "control")]
+use crate::{
+    events::{Line, NotRaised},
+    protocol::DataType,
 };
 
 /// Messages to the same receivers are queued together up to this many bytes.
@@ -73,7 +80,28 @@ pub(super) async fn serve(mut connection: Connection, _: Params) {
     }
 }
 
-/// A simple client: what it sends is for the event handler, and there is none.
+/// A simple client: what it sends are `message` events for the event handler.
+#[cfg(feature = "control")]
+async fn simple(mut connection: Connection, member: &Member) {
+    while let Some(message) = connection.recv().await {
+        let data_type = match &message {
+            Message::Text(_) => DataType::Text,
+            Message::Binary(_) => DataType::Binary,
+        };
+        let Some(line) = connection.line() else {
+            member.hub().metrics().unheard.add(1);
+            continue;
+        };
+        match line.raise("message", data_type, message.into_bytes(), None) {
+            Ok(()) => connection.room_for_events().await,
+            Err(NotRaised::NotTaken) => member.hub().metrics().unheard.add(1),
+            Err(NotRaised::Busy) => connection.end(CloseReason::Overloaded),
+        }
+    }
+}
+
+/// A simple client: what it sends is for an event handler, and there is none.
+#[cfg(not(feature = "control"))]
 async fn simple(mut connection: Connection, member: &Member) {
     while connection.recv().await.is_some() {
         member.hub().metrics().unheard.add(1);
@@ -83,10 +111,11 @@ async fn simple(mut connection: Connection, member: &Member) {
 async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed> {
     let hello = protocol::connected(&connection.id().to_string(), member.user());
     connection.send_encoded(&hello).await?;
-    let identity = connection.shared_identity();
     let mut speaker = Speaker {
         member,
-        rights: identity.rights(),
+        identity: connection.shared_identity(),
+        #[cfg(feature = "control")]
+        line: connection.line().cloned(),
         ack_ids: AckIds::default(),
         outbox: None,
         refused_joins: 0,
@@ -106,6 +135,8 @@ async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed>
         for reply in speaker.answer(&text).into_iter().flatten() {
             connection.send_encoded(&reply).await?;
         }
+        #[cfg(feature = "control")]
+        connection.room_for_events().await;
         if speaker.refused_joins > MAX_REFUSED_JOINS {
             connection.end(CloseReason::Policy("too many groups"));
             return Err(Closed);
@@ -116,7 +147,9 @@ async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed>
 /// What one client says, and what it is told of it.
 struct Speaker<'a> {
     member: &'a Member,
-    rights: &'a Rights,
+    identity: Arc<Identity>,
+    #[cfg(feature = "control")]
+    line: Option<Arc<Line>>,
     ack_ids: AckIds,
     /// Messages that are accepted and not queued yet: all to the same receivers.
     outbox: Option<Outbox>,
@@ -146,13 +179,25 @@ impl Drop for Speaker<'_> {
 
 type Failure = (ErrorName, String);
 
+/// When a frame is carried out.
+enum Done {
+    Now,
+    /// The event handler has the last word, and the answer comes from it.
+    #[cfg(feature = "control")]
+    Later,
+}
+
+fn no_event_handler() -> Failure {
+    (ErrorName::NotFound, "there is no event handler".to_owned())
+}
+
 fn needed_right<'a>(action: &'a Action<'_>) -> Option<Right<'a>> {
     match action {
         Action::JoinGroup(group) | Action::LeaveGroup(group) => Some(Right::JoinLeaveGroup(group)),
         Action::SendToGroup { group, .. } => Some(Right::SendToGroup(group)),
         Action::SendToUsers { .. } => Some(Right::SendToUser),
         Action::SendToAll { .. } => Some(Right::SendToAll),
-        Action::Event | Action::SequenceAck | Action::Ping => None,
+        Action::Event { .. } | Action::SequenceAck | Action::Ping => None,
     }
 }
 
@@ -173,22 +218,25 @@ impl Speaker<'_> {
 
     fn acknowledge(&mut self, frame: ClientFrame<'_>) -> Option<String> {
         let ack_id = frame.ack_id;
+        #[cfg(feature = "control")]
+        self.forget_failed_events();
         if ack_id.is_some_and(|id| self.ack_ids.contains(id)) {
             let message = "this ackId was used before";
             return Some(protocol::failure(ack_id, ErrorName::Duplicate, message));
         }
-        match self.carry_out(frame.action, ack_id.is_some()) {
-            Ok(()) => ack_id.map(|id| {
+        match self.carry_out(frame.action, ack_id) {
+            Ok(done) => ack_id.and_then(|id| {
                 // One that failed may be tried again under the same id.
                 self.ack_ids.insert(id);
-                protocol::ack(id)
+                matches!(done, Done::Now).then(|| protocol::ack(id))
             }),
             Err((name, message)) => Some(protocol::failure(ack_id, name, &message)),
         }
     }
 
-    fn carry_out(&mut self, action: Action<'_>, asks: bool) -> Result<(), Failure> {
-        if needed_right(&action).is_some_and(|right| !self.rights.allow(right)) {
+    fn carry_out(&mut self, action: Action<'_>, ack_id: Option<u64>) -> Result<Done, Failure> {
+        let rights = self.identity.rights();
+        if needed_right(&action).is_some_and(|right| !rights.allow(right)) {
             return Err((ErrorName::Forbidden, "the token gives no right to this".to_owned()));
         }
         match action {
@@ -216,16 +264,50 @@ impl Speaker<'_> {
             }
             Action::SendToUsers { users, payload } => {
                 self.post(&Receivers::Users(users), false, Source::User, payload);
-                if asks && self.publish().recipients == 0 {
+                if ack_id.is_some() && self.publish().recipients == 0 {
                     return Err((ErrorName::NotFound, "no such user is connected".to_owned()));
                 }
             }
-            Action::Event => {
-                return Err((ErrorName::NotFound, "there is no event handler".to_owned()));
-            }
+            Action::Event { name, payload } => return self.raise(&name, payload, ack_id),
             Action::SequenceAck | Action::Ping => {}
         }
-        Ok(())
+        Ok(Done::Now)
+    }
+
+    #[cfg(feature = "control")]
+    fn raise(
+        &mut self,
+        name: &str,
+        payload: Payload<'_>,
+        ack_id: Option<u64>,
+    ) -> Result<Done, Failure> {
+        // The handler must not hear of it before others hear what was said before.
+        self.publish();
+        let body = payload.to_plain().into();
+        let raised = match &self.line {
+            Some(line) => line.raise(name, payload.data_type(), body, ack_id),
+            None => Err(NotRaised::NotTaken),
+        };
+        raised.map(|()| Done::Later).map_err(|not_raised| match not_raised {
+            NotRaised::NotTaken => no_event_handler(),
+            NotRaised::Busy => {
+                let message = "too many events wait for the event handler";
+                (ErrorName::TooManyRequests, message.to_owned())
+            }
+        })
+    }
+
+    #[cfg(not(feature = "control"))]
+    #[expect(clippy::unused_self, reason = "with an event handler there is somebody to ask")]
+    fn raise(&self, _: &str, _: Payload<'_>, _: Option<u64>) -> Result<Done, Failure> {
+        Err(no_event_handler())
+    }
+
+    #[cfg(feature = "control")]
+    fn forget_failed_events(&mut self) {
+        if let Some(line) = &self.line {
+            line.take_failed().into_iter().for_each(|id| self.ack_ids.remove(id));
+        }
     }
 
     /// Accepts a message. It is queued with those that follow it to the same receivers.

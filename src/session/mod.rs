@@ -24,6 +24,8 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+#[cfg(feature = "control")]
+use crate::events::Line;
 use crate::{
     address_limits::Admitted,
     auth::Identity,
@@ -42,18 +44,16 @@ const HIGH_WATER: usize = 64 << 10;
 
 /// What a connection's task and the handle that its handler holds share: one allocation.
 pub(crate) struct Shared {
-    io: Mutex<Io>,
+    pub(crate) io: Mutex<Io>,
     pub(crate) id: ConnectionId,
     pub(crate) hub: Hub,
     pub(crate) identity: Arc<Identity>,
+    /// What the event handler is told of this connection, if it is told anything.
+    #[cfg(feature = "control")]
+    pub(crate) line: Option<Arc<Line>>,
 }
 
 impl Shared {
-    pub(crate) fn new(io: Io, hub: Hub, identity: Arc<Identity>) -> Arc<Self> {
-        let id = io.registration.peer.id;
-        Arc::new(Self { io: Mutex::new(io), id, hub, identity })
-    }
-
     /// A poisoned lock is as good as any: what a panic leaves behind is a connection to be closed.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Io> {
         self.io.lock().unwrap_or_else(PoisonError::into_inner)
@@ -132,7 +132,12 @@ pub(crate) async fn run(opened: Opened) -> (ConnectionId, CloseReason) {
     })
     .await;
     let reason = shared.lock().reason.clone();
-    (shared.id, reason.unwrap_or(CloseReason::Lost(io::ErrorKind::NotConnected)))
+    let reason = reason.unwrap_or(CloseReason::Lost(io::ErrorKind::NotConnected));
+    #[cfg(feature = "control")]
+    if let Some(line) = &shared.line {
+        line.closed(&reason);
+    }
+    (shared.id, reason)
 }
 
 /// How a handler ended.

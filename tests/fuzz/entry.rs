@@ -3,7 +3,6 @@
 
 use std::{
     future::Future,
-    pin::Pin,
     sync::LazyLock,
     task::{Context, Poll, Waker},
 };
@@ -322,7 +321,9 @@ mod jwt {
     use data_encoding::BASE64URL_NOPAD;
     use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
 
-    use super::{Future, LazyLock, Params, Pin, Poll, Waker, http};
+    use std::pin::Pin;
+
+    use super::{Future, LazyLock, Params, Poll, Waker, http};
     use crate::{
         auth::{Guard, Identity, Rejection, Request},
         origin::Verdict,
