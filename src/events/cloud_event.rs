@@ -217,8 +217,8 @@ mod tests {
     #[test]
     fn signatures_are_those_of_each_key() {
         let signer = Signer::new(&["Jefe".to_owned(), "other".to_owned()]);
-        let signed = signer.sign("what do ya want for nothing?").unwrap();
-        let (first, second) = signed.split_once(',').unwrap();
+        let value = signer.sign("what do ya want for nothing?").unwrap();
+        let (first, second) = value.split_once(',').unwrap();
         let digest = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
         assert_eq!(first, format!("sha256={digest}"));
         assert!(second.starts_with("sha256=") && second != first);

@@ -161,14 +161,14 @@ fn rejection(failure: Failure) -> Rejection {
 
 #[cfg(test)]
 mod tests {
-    use tokio_tungstenite::tungstenite::http::StatusCode;
+    use tokio_tungstenite::tungstenite::http::{HeaderMap, StatusCode};
 
     use super::*;
     use crate::rights::Action;
 
     fn admission(body: &str) -> Result<Admission, Failure> {
         let body = body.to_owned().into();
-        Admission::read(Answer { headers: Default::default(), body, state: None })
+        Admission::read(Answer { headers: HeaderMap::new(), body, state: None })
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(query["b"], ["x y z"]);
         assert_eq!(
             (&query["c"][..], &query[""][..]),
-            (&["".to_owned()][..], &["d".to_owned()][..])
+            (&[String::new()][..], &["d".to_owned()][..])
         );
     }
 

@@ -1,12 +1,14 @@
 //! What the integration tests share: a server in this process, the daemon as a process of its own,
 //! a client that writes any bytes, a client that nobody here wrote, one that speaks the JSON
-//! protocol, and a witness of the server's health.
+//! protocol, a backend that is told of events, and a witness of the server's health.
 //!
 //! Everything here that waits does so for a condition and under [`DEADLINE`].
 
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 #![allow(unreachable_pub, reason = "a module of many crates, each with a face of its own")]
 
+#[cfg(feature = "control")]
+mod backend;
 mod client;
 mod daemon;
 mod frames;
@@ -21,6 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "control")]
+pub use backend::{Backend, Heard, Reply, handler_at, raw_backend, reply, status};
 pub use client::{WebSocket, close_of, connect, connect_with, next_message, send};
 pub use daemon::{Daemon, Failed, hubnerite};
 pub use frames::{ClientFrame, LengthForm, ServerFrame};

@@ -51,6 +51,13 @@ impl TestServer {
         Self { address, hub, stop: Some(stop), task, grace }
     }
 
+    /// The daemon's routes, and this event handler.
+    #[cfg(feature = "control")]
+    pub async fn telling(config: Config, handler: hubnerite::EventHandler) -> Self {
+        let routes = |server: Server| server.daemon_routes().event_handler(handler).unwrap();
+        Self::start_with(config, routes).await
+    }
+
     /// The address of a path, for clients that want a URL.
     pub fn url(&self, path: &str) -> String {
         format!("ws://{}{path}", self.address)
