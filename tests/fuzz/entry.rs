@@ -316,12 +316,10 @@ pub use jwt::token;
 
 #[cfg(feature = "jwt")]
 mod jwt {
-    use std::{env, fs, net::Ipv4Addr, process, sync::Arc, time::SystemTime};
+    use std::{env, fs, net::Ipv4Addr, pin::Pin, process, sync::Arc, time::SystemTime};
 
     use data_encoding::BASE64URL_NOPAD;
     use jsonwebtoken::{Algorithm, EncodingKey, crypto::sign};
-
-    use std::pin::Pin;
 
     use super::{Future, LazyLock, Params, Poll, Waker, http};
     use crate::{
