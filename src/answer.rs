@@ -85,15 +85,25 @@ impl Answer {
         let mut output = Output::default();
         output.push_with(|own| *own = self.to_bytes());
         poll_fn(|cx| output.poll_write(cx, socket, &mut false)).await?;
-        poll_fn(|cx| socket.poll_shutdown(cx)).await?;
-        let mut unread = [0; 4096];
-        let mut left = MAX_UNREAD;
-        while left > 0 {
-            match poll_fn(|cx| socket.poll_read(cx, &mut unread)).await? {
-                0 => return Ok(()),
-                count => left = left.saturating_sub(count),
-            }
-        }
-        Ok(())
+        linger(socket, MAX_UNREAD).await
     }
+}
+
+/// Says that nothing will follow, and gives the peer a moment to take what was written.
+#[cfg(feature = "control")]
+pub(crate) async fn part(mut socket: Socket, max_unread: usize) {
+    let _ = timeout(REFUSAL_TIMEOUT, linger(&mut socket, max_unread)).await;
+}
+
+async fn linger(socket: &mut Socket, max_unread: usize) -> io::Result<()> {
+    poll_fn(|cx| socket.poll_shutdown(cx)).await?;
+    let mut unread = [0; 4096];
+    let mut left = max_unread;
+    while left > 0 {
+        match poll_fn(|cx| socket.poll_read(cx, &mut unread)).await? {
+            0 => return Ok(()),
+            count => left = left.saturating_sub(count),
+        }
+    }
+    Ok(())
 }

@@ -1,6 +1,12 @@
 //! Guards: who asks for a connection, and whether they get one, before the socket opens.
 
-use std::{borrow::Cow, future::Future, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{
+    borrow::Cow,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use futures_util::future::BoxFuture;
 use percent_encoding::percent_decode_str;
@@ -59,6 +65,17 @@ impl Request {
     #[must_use]
     pub fn client(&self) -> Option<IpAddr> {
         self.client
+    }
+
+    /// Where the client is: its port is known where no proxy stands between.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match (self.peer, self.client) {
+            (PeerAddr::Tcp(peer), Some(client)) if client != peer.ip() => {
+                Some(SocketAddr::new(client, 0))
+            }
+            (PeerAddr::Tcp(peer), _) => Some(peer),
+            (PeerAddr::Unix, client) => client.map(|client| SocketAddr::new(client, 0)),
+        }
     }
 
     /// Whether the request comes from a web page of an allowed origin. Without it, what a browser

@@ -72,6 +72,7 @@ impl Connection {
             if room == Poll::Ready(Ok(()))
                 && let Some(message) = message.take()
             {
+                self.shared.peer.about.count_out(1);
                 io.wire().push_message(message);
                 io.wake_task(cx);
             }
@@ -102,6 +103,7 @@ impl Connection {
             let mut io = self.shared.lock();
             let room = io.poll_room(cx).map_err(|()| Closed);
             if room == Poll::Ready(Ok(())) {
+                self.shared.peer.about.count_out(1);
                 io.wire().push_text(text);
                 io.wake_task(cx);
             }
@@ -141,8 +143,7 @@ impl Connection {
     /// A handle that queues messages for this connection from anywhere.
     #[must_use]
     pub fn sender(&self) -> Sender {
-        let peer = Arc::clone(&self.shared.lock().registration().peer);
-        Sender { hub: self.shared.hub.clone(), peer }
+        Sender { hub: self.shared.hub.clone(), peer: Arc::clone(&self.shared.peer) }
     }
 
     /// Makes this connection a member of a hub, under this name if one is given. It leaves when
@@ -155,8 +156,7 @@ impl Connection {
     /// If the hub belongs to another server.
     pub fn join(&self, hub: &Hub, user: Option<&str>) -> Result<Member, UserTaken> {
         assert!(hub.is_beside(&self.shared.hub), "the hub belongs to another server");
-        let peer = Arc::clone(&self.shared.lock().registration().peer);
-        Member::join(hub.clone(), &peer, user.map(Into::into))
+        Member::join(hub.clone(), &self.shared.peer, user.map(Into::into))
     }
 
     /// The member that the opening handshake made of this connection.
@@ -191,17 +191,13 @@ impl Connection {
     /// This connection's name.
     #[must_use]
     pub fn id(&self) -> ConnectionId {
-        self.shared.id
-    }
-
-    pub(crate) fn shared_identity(&self) -> Arc<Identity> {
-        Arc::clone(&self.shared.identity)
+        self.shared.peer.id
     }
 
     /// Who the guard said this is; anonymous without a guard.
     #[must_use]
     pub fn identity(&self) -> &Identity {
-        &self.shared.identity
+        &self.shared.peer.identity
     }
 }
 

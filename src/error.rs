@@ -22,6 +22,9 @@ pub enum Error {
         /// What is wrong with it; never what is in it.
         reason: String,
     },
+    /// The access keys could not be used; says what is wrong, never what they are.
+    #[error("cannot use the access keys: {0}")]
+    AccessKey(&'static str),
     /// A certificate or its key could not be used.
     #[error("cannot use {path} for TLS: {reason}")]
     Tls {

@@ -1,6 +1,7 @@
 //! The opening handshake (RFC 6455 section 4.2): read the head, route, ask the guard, answer.
 
 use std::{
+    io, mem,
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
@@ -17,8 +18,12 @@ use tokio_tungstenite::tungstenite::{
     http::{self, HeaderMap, header},
 };
 
+#[cfg(feature = "control")]
+use crate::control::{self, Port};
 use crate::{
-    address_limits::{Admitted, TooMany},
+    about::Origin,
+    address_limits::TooMany,
+    admission::Admission,
     answer::Answer,
     auth::{BEARER, Guard, Identity, Rejection, Request},
     close::CloseReason,
@@ -61,15 +66,16 @@ const REFUSAL_MARGIN: Duration = Duration::from_millis(100);
 /// How long a handshake may take then.
 const HURRIED: Duration = Duration::from_secs(5);
 
-/// Performs the opening handshake; `None` if the answer was another one than 101, or none.
+/// Performs the opening handshake; `None` if the answer was another one than 101, or none. A
+/// backend's connection is served to its end instead.
 pub(crate) async fn open(
     incoming: Incoming,
-    admitted: Option<Admitted>,
+    admission: Admission,
     server: Arc<Shared>,
-) -> Option<Opened> {
+) -> Option<(Opened, Admission)> {
     let server = &*server;
     let peer = incoming.peer;
-    let _pending = server.handshakes.enter();
+    let pending = server.handshakes.enter();
     let hurried = server.handshakes.count() > MANY_HANDSHAKES;
     let patience = server.config.open_timeout;
     let deadline = Instant::now() + if hurried { patience.min(HURRIED) } else { patience };
@@ -83,31 +89,52 @@ pub(crate) async fn open(
         Err(_) => return None,
     };
     let Established { mut socket, client, certificate_subject, refusal } = established;
-    let origin = Peer { address: peer, client, certificate_subject, admitted };
+    let origin = Peer { address: peer, client, certificate_subject, admission };
     let mut early = Vec::new();
     let answer = if let Some(refusal) = refusal {
-        Err(Some(refusal.into()))
+        Err(Instead::Answer(refusal.into()))
     } else {
         let negotiation = negotiate(&mut socket, &mut early, origin, deadline, server);
         tokio::select! {
             agreed = timeout_at(deadline, negotiation) => {
-                agreed.unwrap_or_else(|_| Err(Some(timed_out())))
+                agreed.unwrap_or_else(|_| Err(Instead::Answer(timed_out())))
             }
-            () = server.stopped() => Err(Some(stopping())),
+            () = server.stopped() => Err(Instead::Answer(stopping())),
         }
     };
+    drop(pending);
     match answer {
         Ok(agreed) => return Some(agreed.open(socket, early, server)),
-        Err(Some(answer)) => {
+        #[cfg(feature = "control")]
+        Err(Instead::Control(port, _admission)) => {
+            control::serve(socket, early, port, server).await;
+        }
+        Err(Instead::Answer(answer)) => {
             log::debug!("{peer} is answered {}", answer.status().as_u16());
             if !answer.status().is_success() {
                 server.hub.metrics().refused.add(1);
             }
             answer.send(&mut socket).await;
         }
-        Err(None) => server.hub.metrics().refused.add(1),
+        Err(Instead::Nothing) => server.hub.metrics().refused.add(1),
     }
     None
+}
+
+/// What comes instead of a 101.
+enum Instead {
+    Answer(Answer),
+    /// The peer was lost.
+    Nothing,
+    /// The REST API.
+    #[cfg(feature = "control")]
+    Control(Port, Admission),
+}
+
+impl<A: Into<Answer>> From<A> for Instead {
+    fn from(answer: A) -> Self {
+        Self::Answer(answer.into())
+    }
 }
 
 /// Who is at the other end.
@@ -115,18 +142,17 @@ struct Peer {
     address: PeerAddr,
     client: Option<IpAddr>,
     certificate_subject: Option<String>,
-    admitted: Option<Admitted>,
+    admission: Admission,
 }
 
 /// What a handshake came to, before its 101.
 struct Agreed {
     route: Arc<Route>,
     params: Params,
-    identity: Arc<Identity>,
     member: Option<Member>,
     registration: Registration,
     response: Vec<u8>,
-    admitted: Option<Admitted>,
+    admission: Admission,
     #[cfg(feature = "control")]
     line: Option<Arc<Line>>,
 }
@@ -142,25 +168,38 @@ struct Offer {
     state: Option<header::HeaderValue>,
 }
 
-/// `Err(None)` if the peer was lost.
 async fn negotiate(
     socket: &mut Socket,
     early: &mut Vec<u8>,
-    peer: Peer,
+    #[cfg_attr(not(feature = "control"), expect(unused_mut, reason = "there is one port"))]
+    mut peer: Peer,
     deadline: Instant,
     server: &Shared,
-) -> Result<Agreed, Option<Answer>> {
-    let head = match head::read(socket, &server.config).await {
-        Ok(head) => head,
-        Err(NoHead::Refused(rejection)) => return Err(Some(rejection.into())),
-        Err(NoHead::Lost(error)) => {
-            log::debug!("{} was lost before its request: {}", peer.address, error.kind());
-            return Err(None);
+) -> Result<Agreed, Instead> {
+    #[cfg(feature = "control")]
+    if server.control.is_some() {
+        let port = peer.admission.port();
+        let asked = port.is_asked_for_control(socket, early).await;
+        if asked.map_err(|error| lost(peer.address, &error))? {
+            return Err(Instead::Control(port, peer.admission));
         }
+        if port == Port::Control {
+            peer.admission = Admission::on_data(server, peer.address)?;
+        }
+    }
+    let head = match head::read(socket, mem::take(early), &server.config).await {
+        Ok(head) => head,
+        Err(NoHead::Refused(rejection)) => return Err(rejection.into()),
+        Err(NoHead::Lost(error)) => return Err(lost(peer.address, &error)),
     };
     let Head { bytes, early: behind } = head;
     *early = behind;
-    agree(&bytes, peer, deadline, server).await.map_err(Some)
+    Ok(agree(&bytes, peer, deadline, server).await?)
+}
+
+fn lost(peer: PeerAddr, error: &io::Error) -> Instead {
+    log::debug!("{peer} was lost before its request: {}", error.kind());
+    Instead::Nothing
 }
 
 async fn agree(
@@ -204,8 +243,8 @@ async fn agree_on(
     check_upgrade(http.headers())?;
     let response = create_response(&http).map_err(|error| bad(&error.to_string()))?;
     let origin = check_origin(http.headers(), &server.config.allow_origins)?;
-    let (client, admitted) = admit(&mut peer, http.headers(), server)?;
-    let (peer, certificate_subject) = (peer.address, peer.certificate_subject);
+    let client = admit(&mut peer, http.headers(), server)?;
+    let Peer { address: peer, certificate_subject, admission, .. } = peer;
     let request = Request { http, params, peer, client, origin, certificate_subject };
     let guard = route.guard.as_ref().or(server.guard.as_ref());
     let mut guest = match guard {
@@ -224,8 +263,7 @@ async fn agree_on(
         }
         _ => offer,
     };
-    let agreed = take_seat(request, route, offer, response, server)?;
-    Ok(Agreed { admitted, ..agreed })
+    take_seat(request, route, offer, response, admission, server)
 }
 
 impl Offer {
@@ -290,21 +328,17 @@ async fn ask(guard: &dyn Guard, request: &Request) -> Result<Identity, Rejection
     check.catch_unwind().await.unwrap_or_else(|_| Err(Rejection::new(500, "internal error")))
 }
 
-/// Who the client is, and its permission for one connection. A trusted proxy is asked for whom it
+/// Who the client is, and whether it may have one more connection. A trusted proxy is asked for whom it
 /// speaks; everybody else was admitted as soon as they were accepted.
-fn admit(
-    peer: &mut Peer,
-    headers: &HeaderMap,
-    server: &Shared,
-) -> Result<(Option<IpAddr>, Option<Admitted>), Answer> {
+fn admit(peer: &mut Peer, headers: &HeaderMap, server: &Shared) -> Result<Option<IpAddr>, Answer> {
     let address = peer.address.ip();
     if !address.is_none_or(|address| server.proxies.contain(address)) {
-        return Ok((address, peer.admitted.take()));
+        return Ok(address);
     }
     let client = peer.client.or_else(|| server.proxies.client(headers)).or(address);
     let admitted = client.map(|client| server.addresses.admit(client)).transpose();
-    let admitted = admitted.map_err(|TooMany| too_many_of_one())?;
-    Ok((client.filter(|client| *client != NOBODY), admitted.flatten()))
+    peer.admission.of_address = admitted.map_err(|TooMany| too_many_of_one())?.flatten();
+    Ok(client.filter(|client| *client != NOBODY))
 }
 
 /// Gives the connection its queue, and its seat in a hub, and writes the 101.
@@ -313,6 +347,7 @@ fn take_seat(
     route: Arc<Route>,
     offer: Offer,
     mut response: http::Response<()>,
+    admission: Admission,
     server: &Shared,
 ) -> Result<Agreed, Answer> {
     // One that was offered in a header field is fit for one.
@@ -320,14 +355,16 @@ fn take_seat(
     if let Some(name) = subprotocol {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, name);
     }
-    let form = offer.seat.as_ref().map_or(Form::Bare, |seat| seat.form);
-    let registration = server.hub.register(offer.id, form);
+    let Offer { id, seat, identity, .. } = &offer;
+    let form = seat.as_ref().map_or(Form::Bare, |seat| seat.form);
+    let origin = Origin { address: request.address(), subprotocol: offer.subprotocol.clone() };
+    let registration = server.hub.register(*id, form, Arc::clone(identity), origin);
     #[cfg(feature = "control")]
-    let line = server.upstream.as_ref().zip(offer.seat.as_ref()).and_then(|(upstream, seat)| {
+    let line = server.upstream.as_ref().zip(seat.as_ref()).and_then(|(upstream, seat)| {
         let peer = Arc::clone(&registration.peer);
         Line::new(upstream, server.hub.clone(), peer, offer.source(seat))
     });
-    let Offer { seat, identity, .. } = offer;
+    let seat = offer.seat;
     let join =
         |seat: Seat| Member::join(server.hub.named(&seat.hub), &registration.peer, seat.user);
     let member =
@@ -335,16 +372,13 @@ fn take_seat(
     let mut bytes = Vec::with_capacity(256);
     // It fails only where a header value is not ASCII, and ours are.
     write_response(&mut bytes, &response).map_err(|_| Rejection::new(500, "internal error"))?;
-    let params = request.params;
-    let response = bytes;
     Ok(Agreed {
         route,
-        params,
-        identity,
+        params: request.params,
         member,
         registration,
-        response,
-        admitted: None,
+        response: bytes,
+        admission,
         #[cfg(feature = "control")]
         line,
     })
@@ -352,16 +386,16 @@ fn take_seat(
 
 impl Agreed {
     /// The 101 is the first thing in the output; it leaves with what the handler sends at once.
-    fn open(self, socket: Socket, early: Vec<u8>, server: &Shared) -> Opened {
+    fn open(self, socket: Socket, early: Vec<u8>, server: &Shared) -> (Opened, Admission) {
         let mut wire = Wire::new(socket, early, &server.config);
         wire.push_with(|own| own.extend_from_slice(&self.response));
         let metrics = server.hub.metrics();
         metrics.opened.add(1);
-        let id = self.registration.peer.id;
-        log::debug!("connection {id} opened");
+        let peer = Arc::clone(&self.registration.peer);
+        log::debug!("connection {} opened", peer.id);
         let mut io = Io::new(wire, self.registration, Arc::clone(&server.config));
         let closes_at =
-            self.identity.expires_at().filter(|_| server.config.expiry == Expiry::Close);
+            peer.identity.expires_at().filter(|_| server.config.expiry == Expiry::Close);
         if let Some(at) = closes_at {
             // A clock that is set later moves nothing: the wait is counted from now.
             let left = at.duration_since(SystemTime::now()).unwrap_or_default();
@@ -372,9 +406,8 @@ impl Agreed {
         }
         let shared = Arc::new(session::Shared {
             io: Mutex::new(io),
-            id,
             hub: server.hub.clone(),
-            identity: self.identity,
+            peer,
             #[cfg(feature = "control")]
             line: self.line.inspect(Line::opened),
         });
@@ -382,7 +415,7 @@ impl Agreed {
         // A handler may panic before it has come to its first await.
         let start = || self.route.handler.start(connection, self.params);
         let handler = catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|_| session::panicked());
-        Opened { shared, handler, admitted: self.admitted }
+        (Opened { shared, handler }, self.admission)
     }
 }
 

@@ -28,12 +28,24 @@ pub(crate) enum NoHead {
     Refused(Rejection),
 }
 
-/// Reads up to the blank line. Every byte is looked at once, however slowly they come.
-pub(crate) async fn read(socket: &mut Socket, config: &Config) -> Result<Head, NoHead> {
-    let mut bytes = Vec::new();
+/// Reads up to the blank line, behind the bytes that were read already. Every byte is looked at
+/// once, however slowly they come.
+pub(crate) async fn read(
+    socket: &mut Socket,
+    mut bytes: Vec<u8>,
+    config: &Config,
+) -> Result<Head, NoHead> {
     let mut scan = Scan::default();
+    let mut seen = 0;
     loop {
-        let seen = bytes.len();
+        if let Some(end) = scan.advance(&bytes[seen..], config).map_err(NoHead::Refused)? {
+            let early = bytes.split_off(seen + end);
+            return Ok(Head { bytes, early });
+        }
+        if bytes.len() > config.max_head_size {
+            return Err(NoHead::Refused(too_large()));
+        }
+        seen = bytes.len();
         let room = (seen * 2).clamp(1 << 10, config.max_head_size + MAX_EARLY);
         if room == seen {
             return Err(NoHead::Refused(too_large()));
@@ -45,14 +57,6 @@ pub(crate) async fn read(socket: &mut Socket, config: &Config) -> Result<Head, N
             return Err(NoHead::Lost(io::ErrorKind::UnexpectedEof.into()));
         }
         bytes.truncate(seen + count);
-        match scan.advance(&bytes[seen..], config).map_err(NoHead::Refused)? {
-            Some(end) => {
-                let early = bytes.split_off(seen + end);
-                return Ok(Head { bytes, early });
-            }
-            None if bytes.len() > config.max_head_size => return Err(NoHead::Refused(too_large())),
-            None => {}
-        }
     }
 }
 

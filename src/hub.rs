@@ -13,6 +13,8 @@ use std::{
 };
 
 use crate::{
+    about::Origin,
+    auth::Identity,
     close::CloseReason,
     config::{Config, SameUser},
     frame::{Delivery, Form, Message, Publication},
@@ -41,6 +43,18 @@ pub struct Sent {
     pub evicted: usize,
 }
 
+/// Why a group could not be joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The connection is in as many groups as it may be.
+    #[error("a connection can be in at most {0} groups")]
+    TooMany(usize),
+    /// The connection is no longer a member: it was evicted or replaced.
+    #[error("the connection is about to close")]
+    Closed,
+}
+
 /// How many entries there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
@@ -66,6 +80,8 @@ pub(crate) enum Target<'a> {
     User(&'a str),
     /// Each named once, or its connections get the message twice.
     Users(&'a [String]),
+    #[cfg(feature = "control")]
+    Connection(ConnectionId),
 }
 
 pub(crate) struct Shared {
@@ -93,10 +109,17 @@ struct Entry {
 
 pub(crate) struct Membership {
     /// Which [`Member`](crate::Member) this is: a connection may be one, and later another.
-    ticket: Ticket,
+    pub(crate) ticket: Ticket,
     hub: Arc<str>,
-    user: Option<Arc<str>>,
+    pub(crate) user: Option<Arc<str>>,
     pub(crate) groups: Vec<Arc<str>>,
+}
+
+/// One member, and the hub around it.
+pub(crate) struct Place<'a> {
+    pub(crate) peer: &'a Arc<Peer>,
+    pub(crate) membership: &'a mut Membership,
+    here: &'a mut Members,
 }
 
 /// A number that no other membership has.
@@ -106,7 +129,7 @@ pub(crate) struct Ticket(u64);
 /// The members of one hub.
 #[derive(Default)]
 pub(crate) struct Members {
-    all: HashMap<ConnectionId, Arc<Peer>>,
+    pub(crate) all: HashMap<ConnectionId, Arc<Peer>>,
     pub(crate) users: HashMap<Arc<str>, Vec<Arc<Peer>>>,
     pub(crate) groups: HashMap<Arc<str>, HashMap<ConnectionId, Arc<Peer>>>,
 }
@@ -202,8 +225,14 @@ impl Hub {
     }
 
     /// Makes the queue of a new connection and enters it in the list of all connections.
-    pub(crate) fn register(&self, id: ConnectionId, form: Form) -> Registration {
-        let peer = Peer::new(id, form);
+    pub(crate) fn register(
+        &self,
+        id: ConnectionId,
+        form: Form,
+        identity: Arc<Identity>,
+        origin: Origin,
+    ) -> Registration {
+        let peer = Peer::new(id, form, identity, origin);
         let entry = Entry { peer: Arc::clone(&peer), membership: None };
         self.shared.lock().connections.insert(peer.id, entry);
         Registration { shared: Arc::clone(&self.shared), peer }
@@ -214,18 +243,32 @@ impl Hub {
         self.shared.lock().connections.values().for_each(|entry| entry.peer.close(reason()));
     }
 
-    /// Encodes a publication once for each form that some receiver wants, and queues it for all
-    /// of them in one hold of the lock: that is what gives a group its one order.
+    /// Queues a publication for all but one.
     pub(crate) fn publish(
         &self,
         target: Target<'_>,
         exclude: Option<ConnectionId>,
         publication: &mut impl Publication,
     ) -> Sent {
+        self.publish_where(target, publication, |_, peer| exclude != Some(peer.id))
+    }
+
+    /// Encodes a publication once for each form that some receiver wants, and queues it for all
+    /// that are wanted in one hold of the lock: that is what gives a group its one order.
+    pub(crate) fn publish_where(
+        &self,
+        target: Target<'_>,
+        publication: &mut impl Publication,
+        wanted: impl Fn(&State, &Peer) -> bool,
+    ) -> Sent {
         let mut state = self.shared.lock();
-        let mut fan_out = FanOut::new(publication, &self.shared.budget, exclude);
+        let mut fan_out = FanOut::new(publication, &self.shared.budget);
         if let Some(here) = state.hubs.get(&self.name) {
-            here.receivers(target, |peer| fan_out.push(peer));
+            here.receivers(target, |peer| {
+                if wanted(&state, peer) {
+                    fan_out.push(peer);
+                }
+            });
         }
         let (sent, slow) = fan_out.finish();
         for peer in slow {
@@ -298,18 +341,17 @@ impl State {
         self.hubs.get(hub)
     }
 
-    /// A connection's membership and its hub, while it is a member.
-    pub(crate) fn membership(
-        &mut self,
-        id: ConnectionId,
-        ticket: Ticket,
-    ) -> Option<(&mut Membership, &mut Members)> {
-        let membership = self.connections.get_mut(&id)?.membership.as_mut()?;
-        if membership.ticket != ticket {
-            return None;
-        }
+    /// A connection's membership, while it is a member.
+    pub(crate) fn membership(&self, id: ConnectionId) -> Option<&Membership> {
+        self.connections.get(&id)?.membership.as_deref()
+    }
+
+    /// The same, and the hub around it, to change both.
+    pub(crate) fn place(&mut self, id: ConnectionId) -> Option<Place<'_>> {
+        let Entry { peer, membership } = self.connections.get_mut(&id)?;
+        let membership = membership.as_deref_mut()?;
         let here = self.hubs.get_mut(&membership.hub)?;
-        Some((membership, here))
+        Some(Place { peer, membership, here })
     }
 
     /// Makes a registered connection a member.
@@ -356,13 +398,38 @@ impl State {
     }
 }
 
+impl Place<'_> {
+    /// Joins a group, within the limit; to be in it already changes nothing.
+    pub(crate) fn join_group(&mut self, group: &str, limit: usize) -> Result<(), JoinError> {
+        let (groups, here) = (&mut self.membership.groups, &mut self.here.groups);
+        if groups.iter().any(|joined| **joined == *group) {
+            return Ok(());
+        }
+        if groups.len() >= limit {
+            return Err(JoinError::TooMany(limit));
+        }
+        let name = here.get_key_value(group).map_or_else(|| group.into(), |(k, _)| Arc::clone(k));
+        here.entry(Arc::clone(&name)).or_default().insert(self.peer.id, Arc::clone(self.peer));
+        groups.push(name);
+        Ok(())
+    }
+
+    /// Leaves a group; not to be in it changes nothing.
+    pub(crate) fn leave_group(&mut self, group: &str) {
+        self.membership.groups.retain(|joined| **joined != *group);
+        self.here.leave_group(group, self.peer.id);
+    }
+}
+
 impl Members {
-    fn receivers(&self, target: Target<'_>, mut each: impl FnMut(&Arc<Peer>)) {
+    pub(crate) fn receivers(&self, target: Target<'_>, mut each: impl FnMut(&Arc<Peer>)) {
         let mut users = |user: &str| self.users.get(user).into_iter().flatten().for_each(&mut each);
         match target {
             Target::User(user) => users(user),
             Target::Users(list) => list.iter().for_each(|user| users(user)),
             Target::All => self.all.values().for_each(each),
+            #[cfg(feature = "control")]
+            Target::Connection(id) => self.all.get(&id).into_iter().for_each(each),
             Target::Group(group) => {
                 self.groups.get(group).into_iter().flat_map(HashMap::values).for_each(each);
             }
@@ -377,7 +444,7 @@ impl Members {
         }
     }
 
-    pub(crate) fn leave_group(&mut self, group: &str, id: ConnectionId) {
+    fn leave_group(&mut self, group: &str, id: ConnectionId) {
         let Some(peers) = self.groups.get_mut(group) else { return };
         peers.remove(&id);
         shrink(peers);
@@ -400,7 +467,6 @@ fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
 struct FanOut<'a, P> {
     publication: &'a mut P,
     budget: &'a Budget,
-    exclude: Option<ConnectionId>,
     encoded: [Option<(Delivery, usize)>; 2],
     queued: usize,
     sent: Sent,
@@ -408,15 +474,12 @@ struct FanOut<'a, P> {
 }
 
 impl<'a, P: Publication> FanOut<'a, P> {
-    fn new(publication: &'a mut P, budget: &'a Budget, exclude: Option<ConnectionId>) -> Self {
+    fn new(publication: &'a mut P, budget: &'a Budget) -> Self {
         let (encoded, slow) = ([None, None], Vec::new());
-        Self { publication, budget, exclude, encoded, queued: 0, sent: Sent::default(), slow }
+        Self { publication, budget, encoded, queued: 0, sent: Sent::default(), slow }
     }
 
     fn push(&mut self, peer: &Arc<Peer>) {
-        if self.exclude == Some(peer.id) {
-            return;
-        }
         let (delivery, weight) = self.encoded[peer.form as usize].get_or_insert_with(|| {
             let delivery = self.publication.encode(peer.form);
             let weight = delivery.weight();

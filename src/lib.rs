@@ -24,11 +24,11 @@
 //!
 //! # Reading order
 //!
-//! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `queue`, `peer`, `hub`,
-//! `member`. How it travels: `socket`, `output`, `watch`, `inflow`, `wire`, `session`,
+//! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `queue`, `about`, `peer`, `hub`,
+//! `member`, `directory`. How it travels: `socket`, `output`, `watch`, `inflow`, `wire`, `session`,
 //! `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`, `handshake`. Who is
 //! told of it: `events`. What holds it together: `config`, `metrics`, `listener`, `server`, and last
-//! `endpoint`, what the daemon serves.
+//! what the daemon serves: `endpoint` to clients, `control` to backends.
 //!
 //! # Invariants
 //!
@@ -42,14 +42,21 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail"))]
 
+mod about;
+#[cfg(feature = "control")]
+mod access_keys;
 mod ack;
 mod address_limits;
+mod admission;
 mod answer;
 mod auth;
 mod bucket;
 mod close;
 mod config;
 mod connection;
+#[cfg(feature = "control")]
+mod control;
+mod directory;
 mod endpoint;
 mod error;
 #[cfg(feature = "control")]
@@ -87,6 +94,8 @@ mod token;
 mod watch;
 mod wire;
 
+#[cfg(feature = "control")]
+pub use crate::access_keys::AccessKeys;
 #[cfg(feature = "tls")]
 pub use crate::tls::{Tls, TlsFiles, certificate_guard};
 #[cfg(feature = "jwt")]
@@ -102,16 +111,17 @@ pub use crate::{
     close::{CloseReason, is_sendable},
     config::{Config, Expiry, SameUser, parse_duration, parse_size},
     connection::{Closed, Connection, Sender},
+    directory::ConnectionInfo,
     error::Error,
     frame::{Message, Utf8Bytes},
     handler::{Handler, Outcome, Route},
-    hub::{Counts, Hub, Sent},
+    hub::{Counts, Hub, JoinError, Sent},
     listener::{Address, Listener, Sharing},
-    member::{JoinError, Member, UserTaken},
+    member::{Member, UserTaken},
     metrics::{Counter, Metrics},
     origin::{AllowedOrigin, Origin},
     peer::ConnectionId,
-    rights::{Action, Rights},
+    rights::{Action, Permission, Rights},
     route::Params,
     server::{Drained, Server},
     socket::PeerAddr,

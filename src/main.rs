@@ -21,8 +21,12 @@ use ipnet::IpNet;
 use log::LevelFilter;
 use sd_notify::NotifyState;
 
+#[cfg(feature = "control")]
+use crate::control_flags::{ControlFlags, Keys};
 use crate::signals::Reloads;
 
+#[cfg(feature = "control")]
+mod control_flags;
 mod logging;
 mod signals;
 
@@ -56,6 +60,10 @@ struct Flags {
 
     #[command(flatten)]
     access: AccessFlags,
+
+    #[cfg(feature = "control")]
+    #[command(flatten)]
+    control: ControlFlags,
 
     #[cfg(feature = "control")]
     #[command(flatten)]
@@ -297,12 +305,33 @@ fn main() -> ExitCode {
 /// Without a key everybody has every right: that is for loopback, unless it is meant.
 fn refuse_to_be_open(flags: &Flags) {
     let remote = flags.listen.iter().find(|address| !address.is_local());
-    if let Some(address) = remote.filter(|_| !flags.access.has_key() && !flags.access.allow_open) {
-        let text = format!(
-            "--listen {address} would let everybody in: give a --token-key or \
+    if let Some(address) = remote.filter(|_| !flags.has_key() && !flags.access.allow_open) {
+        refuse(&format!(
+            "--listen {address} would let everybody in: give a --token-key, an --access-key or \
              --tls-client-ca, or say --allow-open"
-        );
-        Flags::command().error(clap::error::ErrorKind::MissingRequiredArgument, text).exit();
+        ));
+    }
+    #[cfg(feature = "control")]
+    if let Some(address) = flags.control.keyless_address() {
+        refuse(&format!("--control {address} is for others too: give an --access-key"));
+    }
+}
+
+fn refuse(why: &str) -> ! {
+    Flags::command().error(clap::error::ErrorKind::MissingRequiredArgument, why).exit()
+}
+
+impl Flags {
+    fn has_key(&self) -> bool {
+        #[cfg(feature = "control")]
+        if self.control.has_key() {
+            return true;
+        }
+        self.access.has_key()
+    }
+
+    fn sharing(&self) -> Sharing {
+        if self.reuse_port { Sharing::ReusePort } else { Sharing::Exclusive }
     }
 }
 
@@ -320,10 +349,16 @@ fn start(flags: Flags) -> Result<ExitCode, Box<dyn std::error::Error>> {
 async fn serve(flags: Flags) -> Result<ExitCode, Error> {
     let mut reloads = Reloads::default();
     let server = Server::with_config(config(&flags)).daemon_routes();
-    let server = flags.access.guard(server, &mut reloads)?;
+    #[cfg(feature = "control")]
+    let keys = flags.control.keys()?;
+    #[cfg(not(feature = "control"))]
+    let keys = None;
+    let server = flags.access.guard(server, keys.as_ref(), &mut reloads)?;
     let listeners = listeners(&flags, &mut reloads).await?;
     #[cfg(feature = "control")]
-    let server = flags.backend.tell(server, &listeners)?;
+    let server = flags.backend.tell(server, &listeners, keys.as_ref())?;
+    #[cfg(feature = "control")]
+    let server = control(server, keys.as_ref(), &flags, &mut reloads).await?;
     // Before anybody is told that we are here, and may tell us to go.
     let stop = signals::stop()?;
     tokio::spawn(signals::reload_on_hangup(reloads)?);
@@ -342,15 +377,29 @@ async fn serve(flags: Flags) -> Result<ExitCode, Error> {
 
 /// What systemd has bound, or else what the flags say.
 async fn listeners(flags: &Flags, reloads: &mut Reloads) -> Result<Vec<Listener>, Error> {
-    let sharing = if flags.reuse_port { Sharing::ReusePort } else { Sharing::Exclusive };
     let mut listeners = Listener::activated()?;
     if listeners.is_empty() {
         for address in &flags.listen {
-            listeners.push(Listener::bind(address, sharing).await?);
+            listeners.push(Listener::bind(address, flags.sharing()).await?);
         }
     }
     flags.access.secure(listeners, reloads)
 }
+
+#[cfg(feature = "control")]
+async fn control(
+    server: Server,
+    keys: Option<&Keys>,
+    flags: &Flags,
+    reloads: &mut Reloads,
+) -> Result<Server, Error> {
+    let secure = |listeners| flags.access.secure(listeners, reloads);
+    flags.control.serve(server, keys, flags.sharing(), flags.access.scheme(), secure).await
+}
+
+/// There is no control port, so there are no keys for it.
+#[cfg(not(feature = "control"))]
+enum Keys {}
 
 #[cfg_attr(
     not(all(feature = "jwt", feature = "tls")),
@@ -387,24 +436,67 @@ impl AccessFlags {
         self.has_token_key()
     }
 
-    /// Asks for tokens if there are keys, or else for the names in client certificates.
-    fn guard(&self, server: Server, reloads: &mut Reloads) -> Result<Server, Error> {
+    /// Asks for tokens if there are keys, or else for the names in client certificates. With a
+    /// key that was made at start, a token is only asked what it says if there is one.
+    fn guard(
+        &self,
+        server: Server,
+        keys: Option<&Keys>,
+        reloads: &mut Reloads,
+    ) -> Result<Server, Error> {
         #[cfg(feature = "jwt")]
-        if !self.token_key.is_empty() {
-            let keys = Arc::new(hubnerite::TokenKeys::load(self.token_key.clone())?);
-            let guard = hubnerite::TokenGuard::new(Arc::clone(&keys));
-            reloads.add(move || keys.reload());
-            return Ok(match &self.token_cookie {
-                Some(name) => server.guard(guard.cookie(name)),
-                None => server.guard(guard),
-            });
+        if self.has_token_key() || keys.is_some() {
+            let guard = self.token_guard(keys, reloads)?;
+            #[cfg(feature = "control")]
+            if !self.has_token_key() && matches!(keys, Some(Keys::Made(_))) {
+                #[cfg(feature = "tls")]
+                if self.tls_client_ca.is_some() {
+                    return Ok(server.guard(guard.or_else(hubnerite::certificate_guard)));
+                }
+                return Ok(server.guard(guard.or_else(everybody)));
+            }
+            return Ok(server.guard(guard));
         }
         #[cfg(feature = "tls")]
         if self.tls_client_ca.is_some() {
             return Ok(server.guard(hubnerite::certificate_guard));
         }
-        let _ = reloads;
+        let _ = (keys, reloads);
         Ok(server)
+    }
+
+    #[cfg(feature = "jwt")]
+    fn token_guard(
+        &self,
+        keys: Option<&Keys>,
+        reloads: &mut Reloads,
+    ) -> Result<hubnerite::TokenGuard, Error> {
+        let tokens = hubnerite::TokenKeys::load(self.token_key.clone())?;
+        #[cfg(feature = "control")]
+        let tokens = match keys {
+            Some(keys) => tokens.with_access_keys(keys.keys()),
+            None => tokens,
+        };
+        #[cfg(not(feature = "control"))]
+        let _ = keys;
+        let tokens = Arc::new(tokens);
+        let guard = hubnerite::TokenGuard::new(Arc::clone(&tokens));
+        reloads.add(move || tokens.reload());
+        Ok(match &self.token_cookie {
+            Some(name) => guard.cookie(name),
+            None => guard,
+        })
+    }
+
+    /// What addresses that are not for this machine alone are spoken to with.
+    #[cfg(all(feature = "control", feature = "tls"))]
+    fn scheme(&self) -> &'static str {
+        if self.tls_cert.is_some() { "https" } else { "http" }
+    }
+
+    #[cfg(all(feature = "control", not(feature = "tls")))]
+    fn scheme(&self) -> &'static str {
+        "http"
     }
 
     #[cfg(feature = "tls")]
@@ -441,10 +533,16 @@ impl BackendFlags {
     }
 
     /// Tells the event handler of events, if there is one.
-    fn tell(&self, server: Server, listeners: &[Listener]) -> Result<Server, Error> {
+    fn tell(
+        &self,
+        server: Server,
+        listeners: &[Listener],
+        keys: Option<&Keys>,
+    ) -> Result<Server, Error> {
         let Some(Ok(url)) = &self.event_handler else { return Ok(server) };
         let handler = EventHandler::new(url.clone())
             .events(&self.events)
+            .access_keys(keys.map(|keys| keys.keys().all().to_vec()).unwrap_or_default())
             .timeout(self.event_timeout)
             .concurrency(self.event_concurrency);
         let mut addresses = listeners.iter().map(Listener::local_address);
@@ -453,6 +551,12 @@ impl BackendFlags {
             None => handler,
         })
     }
+}
+
+/// The guard of a daemon that is open.
+#[cfg(feature = "control")]
+async fn everybody(_: &hubnerite::Request) -> Result<hubnerite::Identity, hubnerite::Rejection> {
+    Ok(hubnerite::Identity::anonymous())
 }
 
 fn config(flags: &Flags) -> Config {

@@ -6,26 +6,15 @@ use crate::{
     close::CloseReason,
     config::SameUser,
     frame::{Form, Message},
-    hub::{Hub, Sent, Target, Ticket},
+    hub::{Hub, JoinError, Place, Sent, State, Target, Ticket},
     peer::{ConnectionId, Peer},
+    rights::Action,
 };
 
 /// The user is connected, and [`SameUser::Reject`] lets nobody be connected twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the user is connected already")]
 pub struct UserTaken;
-
-/// Why a group could not be joined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum JoinError {
-    /// The connection is in as many groups as it may be.
-    #[error("a connection can be in at most {0} groups")]
-    TooMany(usize),
-    /// The connection is no longer a member: it was evicted or replaced.
-    #[error("the connection is about to close")]
-    Closed,
-}
 
 /// One connection's membership of a hub. Dropped, it leaves the hub and all its groups.
 #[derive(Debug)]
@@ -83,33 +72,20 @@ impl Member {
     /// connection was evicted or replaced.
     pub fn join_group(&self, group: &str) -> Result<(), JoinError> {
         let mut state = self.hub.shared.lock();
-        let Some((membership, here)) = state.membership(self.peer.id, self.ticket) else {
-            return Err(JoinError::Closed);
-        };
-        if membership.groups.iter().any(|joined| **joined == *group) {
-            return Ok(());
-        }
-        let limit = self.hub.shared.max_groups;
-        if membership.groups.len() >= limit {
-            return Err(JoinError::TooMany(limit));
-        }
-        let name =
-            here.groups.get_key_value(group).map_or_else(|| group.into(), |(k, _)| Arc::clone(k));
-        here.groups
-            .entry(Arc::clone(&name))
-            .or_default()
-            .insert(self.peer.id, Arc::clone(&self.peer));
-        membership.groups.push(name);
-        Ok(())
+        let mut place = self.place(&mut state).ok_or(JoinError::Closed)?;
+        place.join_group(group, self.hub.shared.max_groups)
     }
 
     /// Leaves a group; not to be in it changes nothing.
     pub fn leave_group(&self, group: &str) {
-        let mut state = self.hub.shared.lock();
-        if let Some((membership, here)) = state.membership(self.peer.id, self.ticket) {
-            membership.groups.retain(|joined| **joined != *group);
-            here.leave_group(group, self.peer.id);
+        if let Some(mut place) = self.place(&mut self.hub.shared.lock()) {
+            place.leave_group(group);
         }
+    }
+
+    /// `None` once the connection was evicted or replaced.
+    fn place<'a>(&self, state: &'a mut State) -> Option<Place<'a>> {
+        state.place(self.peer.id).filter(|place| place.membership.ticket == self.ticket)
     }
 
     /// The connection's name.
@@ -122,6 +98,11 @@ impl Member {
         self.peer.form
     }
 
+    /// Whether the connection may do this now.
+    pub(crate) fn may(&self, action: Action<'_>) -> bool {
+        self.peer.may(action)
+    }
+
     /// Queues a message for every other member of a group.
     pub fn send_to_others(&self, group: &str, message: impl Into<Message>) -> Sent {
         self.hub.publish(Target::Group(group), Some(self.peer.id), &mut message.into())
@@ -131,7 +112,7 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         let mut state = self.hub.shared.lock();
-        if state.membership(self.peer.id, self.ticket).is_some() {
+        if self.place(&mut state).is_some() {
             state.leave(self.peer.id);
         }
     }

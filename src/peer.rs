@@ -4,19 +4,22 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use crate::{
+    about::{About, Origin},
+    auth::Identity,
     close::CloseReason,
     frame::{Delivery, Form, Item},
     queue::Queue,
+    rights::{Action, Rights},
 };
 
 /// One connection of one process. Its text form names the process too.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(u64);
 
 impl ConnectionId {
@@ -24,14 +27,28 @@ impl ConnectionId {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Relaxed))
     }
+
+    /// The connection of that name; `None` if no connection of this process could have it.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let (head, tail) = name.split_at_checked(16)?;
+        let right = name.len() == 32 && name.bytes().all(is_digit);
+        let process = u64::from_str_radix(head, 16).ok().filter(|_| right)?;
+        u64::from_str_radix(tail, 16).ok().filter(|_| process == process_number()).map(Self)
+    }
+}
+
+/// A number that no other process has, most likely.
+fn process_number() -> u64 {
+    static NUMBER: OnceLock<u64> = OnceLock::new();
+    *NUMBER.get_or_init(|| RandomState::new().hash_one(0))
 }
 
 /// 32 hexadecimal digits: 16 drawn at random by this process, 16 of this connection.
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        static PROCESS: OnceLock<u64> = OnceLock::new();
-        let process = PROCESS.get_or_init(|| RandomState::new().hash_one(0));
-        write!(f, "{process:016x}{:016x}", self.0)
+        write!(f, "{:016x}{:016x}", process_number(), self.0)
     }
 }
 
@@ -81,11 +98,15 @@ impl Budget {
 pub(crate) struct Peer {
     pub(crate) id: ConnectionId,
     pub(crate) form: Form,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) about: About,
     pub(crate) queue: Queue,
     queued: AtomicUsize,
     /// What a message takes that is half read from this connection.
     held: AtomicUsize,
     evicted: AtomicBool,
+    /// The rights of now, once they are others than those of the identity. Few ever are.
+    rights: OnceLock<Box<Mutex<Rights>>>,
 }
 
 /// What came of one push.
@@ -99,9 +120,32 @@ pub(crate) enum Push {
 }
 
 impl Peer {
-    pub(crate) fn new(id: ConnectionId, form: Form) -> Arc<Self> {
-        let (queue, queued, held, evicted) = Default::default();
-        Arc::new(Self { id, form, queue, queued, held, evicted })
+    pub(crate) fn new(
+        id: ConnectionId,
+        form: Form,
+        identity: Arc<Identity>,
+        origin: Origin,
+    ) -> Arc<Self> {
+        let (queue, queued, held, evicted, rights) = Default::default();
+        let about = About::new(origin);
+        Arc::new(Self { id, form, identity, about, queue, queued, held, evicted, rights })
+    }
+
+    /// Whether it may do this now.
+    pub(crate) fn may(&self, action: Action<'_>) -> bool {
+        self.changed_rights()
+            .map_or_else(|| self.identity.rights().allow(action), |rights| rights.allow(action))
+    }
+
+    fn changed_rights(&self) -> Option<MutexGuard<'_, Rights>> {
+        self.rights.get().map(|rights| rights.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads or changes what it may do from now on.
+    #[cfg(feature = "control")]
+    pub(crate) fn with_rights<T>(&self, look: impl FnOnce(&mut Rights) -> T) -> T {
+        let rights = self.rights.get_or_init(|| Box::new(self.identity.rights().clone().into()));
+        look(&mut rights.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether it is asked to close already; what waits for it is about to be thrown away.
@@ -171,7 +215,8 @@ mod tests {
     use super::*;
 
     fn peer() -> Arc<Peer> {
-        Peer::new(ConnectionId::next(), Form::Bare)
+        let identity = Identity::anonymous().into();
+        Peer::new(ConnectionId::next(), Form::Bare, identity, Origin::default())
     }
 
     fn frames(length: usize) -> (Delivery, usize) {
@@ -209,5 +254,10 @@ mod tests {
         let (one, other) = (ConnectionId::next(), ConnectionId::next());
         assert_ne!(one, other);
         assert_eq!(one.to_string().len(), 32);
+        assert_eq!(ConnectionId::parse(&one.to_string()), Some(one));
+        for wrong in ["", "0", &"0".repeat(32), &one.to_string().to_uppercase().replace('0', "A")] {
+            assert_eq!(ConnectionId::parse(wrong), None, "{wrong}");
+        }
+        assert_eq!(ConnectionId::parse(&format!("{one}0")), None);
     }
 }

@@ -41,8 +41,8 @@ pub(crate) enum Action<'a> {
 /// `dataType` and `data`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Payload<'a> {
-    data_type: DataType,
-    data: &'a RawValue,
+    pub(crate) data_type: DataType,
+    pub(crate) data: &'a RawValue,
 }
 
 /// What kind of value `data` is, and which media type it has outside of JSON.
@@ -169,10 +169,27 @@ pub(crate) fn is_group_name(name: &str) -> bool {
 
 fn group(name: Option<Text<'_>>) -> Result<Cow<'_, str>, String> {
     let name = name.ok_or("group: is required")?.0;
-    if !is_group_name(&name) {
+    check_group(&name)?;
+    Ok(name)
+}
+
+/// The rule for the names of groups.
+pub(crate) fn check_group(name: &str) -> Result<(), String> {
+    if !is_group_name(name) {
         return Err(format!("group: must be 1 to {MAX_GROUP} characters, not blank"));
     }
-    Ok(name)
+    Ok(())
+}
+
+/// The rule for the names of hubs.
+pub(crate) fn check_hub(name: &str) -> Result<(), &'static str> {
+    let mut bytes = name.bytes();
+    let letter = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic());
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_`,.[]".contains(&byte);
+    if !letter || name.len() > 128 || !bytes.all(fits) {
+        return Err("hub must match [A-Za-z][A-Za-z0-9_`,.[]]{0,127}");
+    }
+    Ok(())
 }
 
 /// A name may become a segment of a path, and dots are steps in one (RFC 3986 section 5.2.4).

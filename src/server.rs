@@ -16,15 +16,20 @@ use futures_util::{
     future::{BoxFuture, Either, join_all, select},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Semaphore, watch},
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
 #[cfg(feature = "control")]
-use crate::events::Upstream;
 use crate::{
-    address_limits::{AddressLimits, Admitted, TooMany},
+    access_keys::AccessKeys,
+    control::{self, Control},
+    events::Upstream,
+};
+use crate::{
+    address_limits::AddressLimits,
+    admission::Admission,
     answer::Answer,
     auth::{Guard, Identity, Rejection},
     close::CloseReason,
@@ -58,6 +63,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Server {
     shared: Shared,
+    #[cfg(feature = "control")]
+    control_listeners: Vec<Listener>,
 }
 
 /// What all tasks of one server share.
@@ -73,6 +80,9 @@ pub(crate) struct Shared {
     pub(crate) handshakes: Gauge,
     #[cfg(feature = "control")]
     pub(crate) upstream: Option<Arc<Upstream>>,
+    #[cfg(feature = "control")]
+    pub(crate) control: Option<Control>,
+    pub(crate) permits: Arc<Semaphore>,
     draining: AtomicBool,
     stop: watch::Sender<bool>,
 }
@@ -107,7 +117,10 @@ impl Server {
     #[must_use]
     pub fn with_config(config: Config) -> Self {
         let hub = Hub::new(&config);
+        let limit = config.max_connections.get().min(Semaphore::MAX_PERMITS);
         Self {
+            #[cfg(feature = "control")]
+            control_listeners: Vec::new(),
             shared: Shared {
                 hub,
                 routes: Vec::new(),
@@ -119,6 +132,9 @@ impl Server {
                 handshakes: Gauge::default(),
                 #[cfg(feature = "control")]
                 upstream: None,
+                #[cfg(feature = "control")]
+                control: None,
+                permits: Arc::new(Semaphore::new(limit)),
                 draining: AtomicBool::new(false),
                 stop: watch::Sender::new(false),
                 config: Arc::new(config),
@@ -141,6 +157,16 @@ impl Server {
     #[must_use]
     pub fn guard(mut self, guard: impl Guard) -> Self {
         self.shared.guard = Some(Arc::new(guard));
+        self
+    }
+
+    /// Serves the REST API for backends and the health pages on these listeners, and the API on
+    /// those of [`run`](Self::run) too. Calls are signed with one of these keys.
+    #[cfg(feature = "control")]
+    #[must_use]
+    pub fn control(mut self, keys: AccessKeys, listeners: Vec<Listener>) -> Self {
+        self.shared.control = Some(Control::new(keys));
+        self.control_listeners = listeners;
         self
     }
 
@@ -186,16 +212,19 @@ impl Server {
             shared.draining.store(true, Relaxed);
             sleep(shared.config.drain_delay).await;
         };
-        let limit = shared.config.max_connections.get().min(Semaphore::MAX_PERMITS);
-        let permits = Arc::new(Semaphore::new(limit));
-        let accepting = listeners
-            .into_iter()
-            .map(|listener| accept_loop(listener, Arc::clone(&shared), Arc::clone(&permits)));
+        let limit = shared.permits.available_permits();
+        #[cfg_attr(not(feature = "control"), expect(unused_mut, reason = "there is one port"))]
+        let mut accepting: Vec<_> =
+            listeners.into_iter().map(|one| accept_loop(one, &shared, welcome).boxed()).collect();
+        #[cfg(feature = "control")]
+        for listener in self.control_listeners {
+            accepting.push(accept_loop(listener, &shared, control::welcome).boxed());
+        }
         if let Either::Left(((), accepting)) = select(Box::pin(shutdown), join_all(accepting)).await
         {
             drop(accepting);
         }
-        drain(&shared, &permits, limit).await
+        drain(&shared, limit).await
     }
 }
 
@@ -210,13 +239,21 @@ impl Shared {
         *self.stop.borrow()
     }
 
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Whether the next connection on the data port would be told that there is no room.
+    #[cfg(feature = "control")]
+    pub(crate) fn is_full(&self) -> bool {
+        self.permits.available_permits() == 0
+    }
+
     /// The answer to a plain GET on this path, if it is not a WebSocket address.
     pub(crate) fn page(&self, path: &str) -> Option<Answer> {
         let ok = || Answer::new(StatusCode::OK, "text/plain; charset=utf-8", b"ok\n".to_vec());
         match path {
-            "/readyz" if self.draining.load(Relaxed) => {
-                Some(Rejection::new(503, "draining").into())
-            }
+            "/readyz" if self.is_draining() => Some(Rejection::new(503, "draining").into()),
             "/healthz" | "/readyz" => Some(ok()),
             other => {
                 let mut pages = self.pages.iter();
@@ -226,48 +263,50 @@ impl Shared {
     }
 }
 
-async fn accept_loop(listener: Listener, shared: Arc<Shared>, permits: Arc<Semaphore>) {
+async fn accept_loop(
+    listener: Listener,
+    shared: &Arc<Shared>,
+    welcome: fn(Incoming, &Arc<Shared>),
+) {
     let mut pause = Pause::new();
     loop {
         match listener.accept().await {
             Ok(incoming) => {
                 pause.reset();
-                let permit = Arc::clone(&permits).try_acquire_owned().ok();
-                match admit(&incoming, &shared, permit.is_some()) {
-                    Ok(admitted) => {
-                        // Boxed, so that its memory is gone once the session begins.
-                        let opening = handshake::open(incoming, admitted, Arc::clone(&shared));
-                        tokio::spawn(serve(opening.boxed(), shared.hub.clone(), permit));
-                    }
-                    Err(answer) => drop(tokio::spawn(refuse(incoming, answer, shared.hub.clone()))),
-                }
+                welcome(incoming, shared);
             }
             Err(error) => pause.after(&error, &listener).await,
         }
     }
 }
 
-/// One socket from its accept to its end.
-async fn serve(
-    opening: BoxFuture<'static, Option<Opened>>,
-    hub: Hub,
-    _permit: Option<OwnedSemaphorePermit>,
+/// Starts the task of a connection on the data port.
+fn welcome(incoming: Incoming, shared: &Arc<Shared>) {
+    begin(Admission::on_data(shared, incoming.peer), incoming, shared);
+}
+
+/// Starts the task of a connection that was admitted, or that is told why not.
+pub(crate) fn begin(
+    admission: Result<Admission, Answer>,
+    incoming: Incoming,
+    shared: &Arc<Shared>,
 ) {
-    let Some(opened) = opening.await else { return };
+    match admission {
+        Ok(admission) => {
+            // Boxed, so that its memory is gone once the session begins.
+            let opening = handshake::open(incoming, admission, Arc::clone(shared));
+            tokio::spawn(serve(opening.boxed(), shared.hub.clone()));
+        }
+        Err(answer) => drop(tokio::spawn(refuse(incoming, answer, shared.hub.clone()))),
+    }
+}
+
+/// One socket from its accept to its end.
+async fn serve(opening: BoxFuture<'static, Option<(Opened, Admission)>>, hub: Hub) {
+    let Some((opened, _admission)) = opening.await else { return };
     let (id, reason) = session::run(opened).await;
     hub.metrics().closed.add(1);
     log::debug!("connection {id} {reason}");
-}
-
-/// Asks what can be asked before anything is read: is there room, and has this address had enough?
-fn admit(incoming: &Incoming, shared: &Shared, room: bool) -> Result<Option<Admitted>, Answer> {
-    if !room {
-        let full = Answer::from(Rejection::new(503, "too many connections"));
-        return Err(full.with("retry-after", "5"));
-    }
-    let address = incoming.peer.ip().filter(|address| !shared.proxies.contain(*address));
-    let admitted = address.map(|address| shared.addresses.admit(address)).transpose();
-    Ok(admitted.map_err(|TooMany| handshake::too_many_of_one())?.flatten())
 }
 
 async fn refuse(incoming: Incoming, answer: Answer, hub: Hub) {
@@ -278,9 +317,10 @@ async fn refuse(incoming: Incoming, answer: Answer, hub: Hub) {
 }
 
 /// Tells every connection to go and waits until they have gone.
-async fn drain(shared: &Shared, permits: &Semaphore, limit: usize) -> Drained {
+async fn drain(shared: &Shared, limit: usize) -> Drained {
     shared.stop.send_replace(true);
-    let count = limit - permits.available_permits();
+    let open = || limit - shared.permits.available_permits();
+    let count = open();
     let (mut index, spread) = (0, shared.config.drain_spread);
     shared.hub.close_all(|| {
         index += 1;
@@ -288,12 +328,21 @@ async fn drain(shared: &Shared, permits: &Semaphore, limit: usize) -> Drained {
     });
     let all = u32::try_from(limit).unwrap_or(u32::MAX);
     let deadline = Instant::now() + shared.config.shutdown_grace;
-    let gone = timeout_at(deadline, permits.acquire_many(all)).await;
+    let gone = timeout_at(deadline, async {
+        let _connections = shared.permits.acquire_many(all).await;
+        #[cfg(feature = "control")]
+        if let Some(control) = &shared.control {
+            control.gone().await;
+        }
+    });
+    let left = if gone.await.is_ok() { 0 } else { open() };
+    #[cfg(feature = "control")]
+    let left = left + shared.control.as_ref().map_or(0, Control::connections);
     #[cfg(feature = "control")]
     if let Some(upstream) = &shared.upstream {
         upstream.flush(deadline).await;
     }
-    Drained { left: if gone.is_ok() { 0 } else { limit - permits.available_permits() } }
+    Drained { left }
 }
 
 /// A different moment for each connection: evenly over `spread`, and a millisecond apart at least.

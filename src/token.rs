@@ -13,10 +13,13 @@ use std::{
 use data_encoding::BASE64URL_NOPAD;
 use futures_util::future::BoxFuture;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 #[cfg(feature = "control")]
 use serde_json::Value;
 
+#[cfg(feature = "control")]
+use crate::access_keys::AccessKeys;
 use crate::{
     auth::{Guard, Identity, Rejection, Request},
     error::Error,
@@ -101,9 +104,13 @@ struct Key {
 }
 
 /// The keys that tokens are checked with: several at once, so that one can follow another.
+#[derive(Default)]
 pub struct TokenKeys {
     files: Vec<TokenKeyFile>,
     keys: RwLock<Vec<Key>>,
+    /// Keys that come from no file, and stay.
+    #[cfg(feature = "control")]
+    access_keys: Vec<Key>,
 }
 
 impl TokenKeys {
@@ -112,9 +119,19 @@ impl TokenKeys {
     /// # Errors
     /// [`Error::TokenKey`] names the first file that cannot be used, and why.
     pub fn load(files: Vec<TokenKeyFile>) -> Result<Self, Error> {
-        let keys = Self { files, keys: RwLock::default() };
+        let keys = Self { files, ..Self::default() };
         keys.reload()?;
         Ok(keys)
+    }
+
+    /// These access keys too, for HS256: a backend signs the tokens of its clients with them.
+    #[cfg(feature = "control")]
+    #[must_use]
+    pub fn with_access_keys(mut self, keys: &AccessKeys) -> Self {
+        let key = |key: &String| DecodingKey::from_secret(key.as_bytes());
+        let key = |secret| Key { algorithm: Algorithm::HS256, key: key(secret) };
+        self.access_keys = keys.all().iter().map(key).collect();
+        self
     }
 
     /// Reads all files again. Connections that are open stay open.
@@ -128,11 +145,14 @@ impl TokenKeys {
     }
 
     /// The claims of a token that one of the keys has signed and whose time is now.
-    fn verify(&self, token: &str) -> Option<Claims> {
+    pub(crate) fn verify(&self, token: &str) -> Option<Claims> {
         let algorithm = decode_header(token).ok()?.alg;
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = keys.iter();
+        #[cfg(feature = "control")]
+        let keys = keys.chain(&self.access_keys);
         // The algorithm is the key's; the token only says which keys need not be tried.
-        let candidates = keys.iter().filter(|key| key.algorithm == algorithm);
+        let candidates = keys.filter(|key| key.algorithm == algorithm);
         let mut verified = candidates.filter_map(|key| {
             let mut validation = Validation::new(key.algorithm);
             validation.leeway = LEEWAY;
@@ -153,11 +173,11 @@ impl fmt::Debug for TokenKeys {
 }
 
 #[derive(Deserialize)]
-struct Claims {
+pub(crate) struct Claims {
     sub: Option<String>,
     exp: f64,
     #[serde(default)]
-    aud: OneOrMany,
+    pub(crate) aud: OneOrMany,
     #[serde(default)]
     role: OneOrMany,
     #[serde(default, rename = "webpubsub.group")]
@@ -182,7 +202,7 @@ fn all_claims(token: &str) -> Option<crate::auth::Claims> {
 
 #[derive(Deserialize, Default)]
 #[serde(untagged)]
-enum OneOrMany {
+pub(crate) enum OneOrMany {
     #[default]
     None,
     One(String),
@@ -190,7 +210,7 @@ enum OneOrMany {
 }
 
 impl OneOrMany {
-    fn into_vec(self) -> Vec<String> {
+    pub(crate) fn into_vec(self) -> Vec<String> {
         match self {
             Self::None => Vec::new(),
             Self::One(one) => vec![one],
@@ -205,17 +225,31 @@ impl OneOrMany {
 /// A token's `sub` is the user, and on a path with `{user_id}` it must be that one (403). Its
 /// `aud`, where it is a URL, must end in the path that is asked for. Everything else that is wrong
 /// is 401 with one and the same body.
-#[derive(Debug)]
 pub struct TokenGuard {
     keys: Arc<TokenKeys>,
     cookie: Option<String>,
+    other: Option<Box<dyn Guard>>,
+}
+
+impl fmt::Debug for TokenGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenGuard").field("keys", &self.keys).finish_non_exhaustive()
+    }
 }
 
 impl TokenGuard {
     /// A guard with these keys that looks at no cookie.
     #[must_use]
     pub fn new(keys: Arc<TokenKeys>) -> Self {
-        Self { keys, cookie: None }
+        Self { keys, cookie: None, other: None }
+    }
+
+    /// Asks this guard about those who bring no token at all. A token that is brought decides,
+    /// whatever the other guard would say.
+    #[must_use]
+    pub fn or_else(mut self, other: impl Guard) -> Self {
+        self.other = Some(Box::new(other));
+        self
     }
 
     /// Looks at the cookie of this name too. It is believed only when `Origin` is there and
@@ -245,7 +279,11 @@ impl TokenGuard {
         let token = self.token(request).filter(|token| token.len() <= MAX_TOKEN);
         let token = token.ok_or_else(Rejection::unauthorized)?;
         let claims = self.keys.verify(&token).ok_or_else(Rejection::unauthorized)?;
-        if !is_for(&claims.aud.into_vec(), request.path()) {
+        let audiences = claims.aud.into_vec();
+        // A named user is one of the hub `default`: that hub's own address will do.
+        let is_named = request.params().get("user_id").is_some();
+        let named = || is_named && is_for(&audiences, "/client/hubs/default");
+        if !is_for(&audiences, request.path()) && !named() {
             return Err(Rejection::unauthorized());
         }
         let expires_at = Duration::try_from_secs_f64(claims.exp).ok();
@@ -265,15 +303,33 @@ impl TokenGuard {
 
 impl Guard for TokenGuard {
     fn check<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Identity, Rejection>> {
-        Box::pin(std::future::ready(self.identify(request)))
+        match self.other.as_ref().filter(|_| self.token(request).is_none()) {
+            Some(other) => other.check(request),
+            None => Box::pin(std::future::ready(self.identify(request))),
+        }
     }
 }
 
 /// Audiences that are not URLs say nothing about addresses.
 fn is_for(audiences: &[String], path: &str) -> bool {
-    let urls = || audiences.iter().filter_map(|audience| audience.split_once("://"));
-    let mut paths = urls().map(|(_, rest)| rest.split(['?', '#']).next().unwrap_or_default());
-    urls().next().is_none() || paths.any(|audience| audience.ends_with(path))
+    let mut urls = audiences.iter().filter(|audience| audience.contains("://")).peekable();
+    urls.peek().is_none() || urls.any(|url| url_before(url, path).is_some())
+}
+
+/// What stands in a URL before this path, if its path ends in it: scheme, host, and what a proxy
+/// has put before our own paths. Segments are compared as they are meant, percent-encoded or not.
+pub(crate) fn url_before<'a>(url: &'a str, path: &str) -> Option<&'a str> {
+    let start = url.find("://")? + "://".len();
+    let end = url[start..].find(['?', '#']).map_or(url.len(), |index| start + index);
+    let mut rest = &url[..end];
+    for segment in path.strip_prefix('/')?.rsplit('/') {
+        let (before, last) = rest.rsplit_once('/').filter(|(before, _)| before.len() > start)?;
+        if !percent_decode_str(last).eq(percent_decode_str(segment)) {
+            return None;
+        }
+        rest = before;
+    }
+    Some(rest)
 }
 
 #[cfg(test)]
@@ -293,6 +349,22 @@ mod tests {
         assert!(!check(&["http://127.0.0.1:8001/client/hubs/other"]));
         assert!(!check(&["http://127.0.0.1:8001/client/hubs/chat/more"]));
         assert!(!check(&["somebody", "https://a/client/hubs/other"]));
+        assert!(!check(&["https://a/client%2Fhubs/chat"]));
+        assert!(!check(&["https://client/hubs/chat"]));
+    }
+
+    #[test]
+    fn what_stands_before_a_path_is_found_however_it_is_encoded() {
+        for (url, path, before) in [
+            ("http://h:1/api/hubs/a/:send?x=/y", "/api/hubs/a/:send", Some("http://h:1")),
+            ("https://h/proxy/api/a%5Bb", "/api/a[b", Some("https://h/proxy")),
+            ("http://h/api/a%2Fb", "/api/a/b", None),
+            ("http://h/api/a", "/api/b", None),
+            ("http://h/a", "/api/a", None),
+            ("/api/a", "/api/a", None),
+        ] {
+            assert_eq!(url_before(url, path), before, "{url}");
+        }
     }
 
     #[test]

@@ -58,8 +58,9 @@ pub(crate) struct Wire {
 #[derive(Debug)]
 pub(crate) enum Inbound {
     Message(Message),
-    /// A ping, which is answered already, or a pong.
-    Control,
+    /// A ping, which is answered already.
+    Ping,
+    Pong,
     /// The peer's close frame, which is answered already.
     Close(Option<CloseFrame>),
 }
@@ -152,12 +153,11 @@ impl Wire {
                 self.answer();
                 Inbound::Close(frame)
             }
+            tungstenite::Message::Pong(_) => Inbound::Pong,
             // A raw frame is only ever sent, never received.
-            tungstenite::Message::Ping(_)
-            | tungstenite::Message::Pong(_)
-            | tungstenite::Message::Frame(_) => {
+            tungstenite::Message::Ping(_) | tungstenite::Message::Frame(_) => {
                 self.answer();
-                Inbound::Control
+                Inbound::Ping
             }
         }))
     }

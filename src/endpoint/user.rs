@@ -1,5 +1,6 @@
 //! `/ws/{user_id}` and `/client/hubs/{hub}`: the JSON protocol.
 
+#[cfg(feature = "control")]
 use std::sync::Arc;
 
 use crate::{
@@ -9,8 +10,8 @@ use crate::{
     connection::{Closed, Connection},
     frame::{Form, Message},
     handler::Seat,
-    hub::{Sent, Target},
-    member::{JoinError, Member},
+    hub::{JoinError, Sent, Target},
+    member::Member,
     peer::ConnectionId,
     protocol::{self, Action, Batch, ClientFrame, ErrorName, Payload, Source},
     rights::Action as Right,
@@ -53,12 +54,7 @@ pub(super) fn client_seat(
     subprotocol: Option<&str>,
 ) -> Result<Seat, Rejection> {
     let hub = &request.params()["hub"];
-    let mut bytes = hub.bytes();
-    let letter = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic());
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_`,.[]".contains(&byte);
-    if !letter || hub.len() > 128 || !bytes.all(fits) {
-        return Err(Rejection::new(400, "hub must match [A-Za-z][A-Za-z0-9_`,.[]]{0,127}"));
-    }
+    protocol::check_hub(hub).map_err(|rule| Rejection::new(400, rule))?;
     let form =
         if subprotocol == Some(super::JSON_SUBPROTOCOL) { Form::Envelope } else { Form::Bare };
     Ok(Seat { hub: hub.into(), user: identity.shared_user_id(), form })
@@ -113,7 +109,6 @@ async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed>
     connection.send_encoded(&hello).await?;
     let mut speaker = Speaker {
         member,
-        identity: connection.shared_identity(),
         #[cfg(feature = "control")]
         line: connection.line().cloned(),
         ack_ids: AckIds::default(),
@@ -147,7 +142,6 @@ async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed>
 /// What one client says, and what it is told of it.
 struct Speaker<'a> {
     member: &'a Member,
-    identity: Arc<Identity>,
     #[cfg(feature = "control")]
     line: Option<Arc<Line>>,
     ack_ids: AckIds,
@@ -235,9 +229,8 @@ impl Speaker<'_> {
     }
 
     fn carry_out(&mut self, action: Action<'_>, ack_id: Option<u64>) -> Result<Done, Failure> {
-        let rights = self.identity.rights();
-        if needed_right(&action).is_some_and(|right| !rights.allow(right)) {
-            return Err((ErrorName::Forbidden, "the token gives no right to this".to_owned()));
+        if needed_right(&action).is_some_and(|right| !self.member.may(right)) {
+            return Err((ErrorName::Forbidden, "there is no right to this".to_owned()));
         }
         match action {
             Action::JoinGroup(group) => {

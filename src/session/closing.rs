@@ -64,7 +64,7 @@ impl Io {
         }
         match next {
             Poll::Pending => return false,
-            Poll::Ready(Ok(Inbound::Message(_) | Inbound::Control)) => {}
+            Poll::Ready(Ok(Inbound::Message(_) | Inbound::Ping | Inbound::Pong)) => {}
             Poll::Ready(Err(CloseReason::Lost(_))) => self.phase = Phase::Over,
             Poll::Ready(Ok(Inbound::Close(_)) | Err(_)) => self.phase = Phase::Finishing,
         }

@@ -27,14 +27,12 @@ use tokio::{
 #[cfg(feature = "control")]
 use crate::events::Line;
 use crate::{
-    address_limits::Admitted,
-    auth::Identity,
     bucket::Bucket,
     close::CloseReason,
     config::Config,
-    frame::Item,
+    frame::{Item, payloads},
     hub::{Hub, Registration},
-    peer::ConnectionId,
+    peer::{ConnectionId, Peer},
     wire::Wire,
 };
 
@@ -45,9 +43,8 @@ const HIGH_WATER: usize = 64 << 10;
 /// What a connection's task and the handle that its handler holds share: one allocation.
 pub(crate) struct Shared {
     pub(crate) io: Mutex<Io>,
-    pub(crate) id: ConnectionId,
     pub(crate) hub: Hub,
-    pub(crate) identity: Arc<Identity>,
+    pub(crate) peer: Arc<Peer>,
     /// What the event handler is told of this connection, if it is told anything.
     #[cfg(feature = "control")]
     pub(crate) line: Option<Arc<Line>>,
@@ -64,8 +61,6 @@ impl Shared {
 pub(crate) struct Opened {
     pub(crate) shared: Arc<Shared>,
     pub(crate) handler: HandlerFuture,
-    /// Held until the end: the connection counts for its address that long.
-    pub(crate) admitted: Option<Admitted>,
 }
 
 /// What a handler comes to. The text of an error is for the log, never for the peer.
@@ -117,7 +112,7 @@ enum Phase {
 
 /// Runs an open connection until both its closing handshake and its handler are over.
 pub(crate) async fn run(opened: Opened) -> (ConnectionId, CloseReason) {
-    let Opened { shared, handler, admitted: _admitted } = opened;
+    let Opened { shared, handler } = opened;
     let mut timer = pin!(sleep_until(shared.lock().keepalive_at));
     let mut handler = Some(handler);
     poll_fn(|cx| {
@@ -137,7 +132,7 @@ pub(crate) async fn run(opened: Opened) -> (ConnectionId, CloseReason) {
     if let Some(line) = &shared.line {
         line.closed(&reason);
     }
-    (shared.id, reason)
+    (shared.peer.id, reason)
 }
 
 /// How a handler ended.
@@ -200,10 +195,6 @@ impl Io {
         self.reason.as_ref()
     }
 
-    pub(crate) fn registration(&self) -> &Registration {
-        &self.registration
-    }
-
     /// Starts a task that is aborted when the connection begins to close.
     pub(crate) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         if self.phase == Phase::Open {
@@ -256,7 +247,10 @@ impl Io {
         let mut asked = None;
         registration.peer.queue.take(cx, |delivery| match &*delivery {
             Item::Close(reason) => asked = asked.take().or_else(|| Some(reason.clone())),
-            Item::Frames(_) if is_open => self.wire.push_delivery(delivery),
+            Item::Frames(frames) if is_open => {
+                registration.peer.about.count_out(payloads(frames).count());
+                self.wire.push_delivery(delivery);
+            }
             Item::Frames(_) => {
                 registration.release(delivery.weight());
                 registration.metrics().dropped.add(1);

@@ -63,15 +63,25 @@ impl Io {
     }
 
     fn take_in(&mut self, inbound: Inbound) {
-        if let Inbound::Close(frame) = inbound {
-            let frame = frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned()));
-            let (code, reason) = frame.unwrap_or((1005, String::new()));
-            self.begin_close(CloseReason::Peer { code, reason });
+        match inbound {
+            Inbound::Close(frame) => {
+                let frame =
+                    frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned()));
+                let (code, reason) = frame.unwrap_or((1005, String::new()));
+                self.begin_close(CloseReason::Peer { code, reason });
+            }
+            Inbound::Pong => {
+                if let Some(at) = self.pinged_at.take() {
+                    self.registration.peer.about.set_round_trip(at.elapsed());
+                }
+            }
+            Inbound::Ping | Inbound::Message(_) => {}
         }
     }
 
     /// Counts one message; closes the connection if that is one too many.
     fn is_within_rate(&mut self) -> bool {
+        self.registration.peer.about.count_in();
         let rate = self.config.messages_per_second;
         let within = rate == 0 || self.messages.take(1, rate, rate);
         if !within {

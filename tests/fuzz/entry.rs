@@ -70,7 +70,7 @@ async fn read_head(bytes: &[u8], piece: usize) -> Option<Result<Head, u16>> {
     };
     tokio::select! {
         biased;
-        read = head::read(&mut socket, &config) => match read {
+        read = head::read(&mut socket, Vec::new(), &config) => match read {
             Ok(head) => Some(Ok(head)),
             Err(NoHead::Refused(rejection)) => Some(Err(rejection.status.as_u16())),
             Err(NoHead::Lost(_)) => None,
@@ -263,7 +263,7 @@ fn hear(wire: &mut Wire, config: &Config, park: bool, heard: &mut Vec<Heard>) ->
                 Some(text) => Heard::Text(text.to_owned()),
                 None => Heard::Binary(message.as_bytes().to_vec()),
             },
-            Poll::Ready(Ok(Inbound::Control)) => Heard::Control,
+            Poll::Ready(Ok(Inbound::Ping | Inbound::Pong)) => Heard::Control,
             Poll::Ready(Ok(Inbound::Close(frame))) => {
                 Heard::Close(frame.map(|frame| frame.code.into()))
             }

@@ -56,6 +56,8 @@ impl Daemon {
 
     /// Starts it and waits until it says that it listens on that many addresses.
     pub async fn spawn(mut command: Command, listens: usize) -> Self {
+        // Tests run beside each other, and the default port for backends is one.
+        command.env("HUBNERITE_CONTROL", "127.0.0.1:0");
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let (sender, news) = watch::channel(());

@@ -1,0 +1,172 @@
+//! The calls of the REST API, each an address, a method and a plain function.
+
+use bytes::Bytes;
+use hyper::{Method, header, http::request::Parts};
+
+use super::{
+    filter::{Filter, Subject},
+    lists, members,
+    query::Query,
+    reply::{Problem, Reply},
+    send, token,
+};
+use crate::{
+    access_keys::AccessKeys,
+    hub::{Hub, State, Target},
+    peer::{ConnectionId, Peer},
+    protocol::{check_group, check_hub},
+    route::{Match, Params, Pattern},
+};
+
+/// Carries a call out.
+pub(super) type Call = fn(&Asked<'_>) -> Result<Reply, Problem>;
+
+const CALLS: &[(Method, &str, Call)] = &[
+    (Method::POST, "/:send", send::send),
+    (Method::POST, "/groups/{group}/:send", send::send),
+    (Method::POST, "/users/{user}/:send", send::send),
+    (Method::POST, "/connections/{connection}/:send", send::send),
+    (Method::POST, "/:closeConnections", members::close),
+    (Method::POST, "/groups/{group}/:closeConnections", members::close),
+    (Method::POST, "/users/{user}/:closeConnections", members::close),
+    (Method::DELETE, "/connections/{connection}", members::close),
+    (Method::HEAD, "/groups/{group}", members::exists),
+    (Method::HEAD, "/users/{user}", members::exists),
+    (Method::HEAD, "/connections/{connection}", members::exists),
+    (Method::PUT, "/groups/{group}/connections/{connection}", members::join),
+    (Method::DELETE, "/groups/{group}/connections/{connection}", members::leave),
+    (Method::PUT, "/users/{user}/groups/{group}", members::join),
+    (Method::DELETE, "/users/{user}/groups/{group}", members::leave),
+    (Method::DELETE, "/users/{user}/groups", members::leave_all),
+    (Method::DELETE, "/connections/{connection}/groups", members::leave_all),
+    (Method::POST, "/:addToGroups", members::join_filtered),
+    (Method::POST, "/:removeFromGroups", members::leave_filtered),
+    (Method::PUT, "/permissions/{permission}/connections/{connection}", members::grant),
+    (Method::DELETE, "/permissions/{permission}/connections/{connection}", members::revoke),
+    (Method::HEAD, "/permissions/{permission}/connections/{connection}", members::is_granted),
+    (Method::GET, "/groups/{group}/connections", lists::group),
+    (Method::GET, "/connections", lists::connections),
+    (Method::POST, "/:generateToken", token::generate),
+];
+
+/// The table above, ready to be searched.
+pub(super) struct Routes(Vec<(Method, Pattern, Call)>);
+
+impl Routes {
+    pub(super) fn new() -> Self {
+        let pattern = |path: &str| Pattern::new(&format!("/api/hubs/{{hub}}{path}"));
+        let calls = CALLS.iter().map(|(method, path, call)| (method.clone(), pattern(path), *call));
+        Self(calls.collect())
+    }
+
+    pub(super) fn find(&self, method: &Method, path: &str) -> Result<(Call, Params), Problem> {
+        let mut allowed = Vec::new();
+        for (allows, pattern, call) in &self.0 {
+            match pattern.matches(path) {
+                Match::No => {}
+                Match::Bad(name) => {
+                    return Err(Problem::bad(format!("{name}: must be percent-encoded UTF-8")));
+                }
+                Match::Yes(params) if allows == method => return Ok((*call, params)),
+                Match::Yes(_) => allowed.push(allows.as_str()),
+            }
+        }
+        if allowed.is_empty() {
+            return Err(Problem::not_found("there is no such call"));
+        }
+        Err(Problem::method(allowed.join(", ")))
+    }
+}
+
+/// A call that is to be carried out.
+pub(super) struct Asked<'a> {
+    pub(super) hub: Hub,
+    pub(super) params: &'a Params,
+    pub(super) query: Query,
+    pub(super) content_type: Option<&'a str>,
+    pub(super) body: Bytes,
+    /// The caller's URL up to `/api/`.
+    pub(super) base: String,
+    pub(super) keys: &'a AccessKeys,
+}
+
+impl<'a> Asked<'a> {
+    /// Looks at what calls have in common.
+    pub(super) fn new(
+        head: &'a Parts,
+        params: &'a Params,
+        body: Bytes,
+        base: String,
+        hub: &Hub,
+        keys: &'a AccessKeys,
+    ) -> Result<Self, Problem> {
+        check_hub(&params["hub"]).map_err(Problem::bad)?;
+        params.get("group").map_or(Ok(()), check_group).map_err(Problem::bad)?;
+        let query = Query::parse(head.uri.query().unwrap_or_default())?;
+        let content_type = head.headers.get(header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok());
+        let hub = hub.named(&params["hub"]);
+        Ok(Self { hub, params, query, content_type, body, base, keys })
+    }
+
+    /// Whom the address names: the narrowest of connection, user, group and hub.
+    pub(super) fn target(&self) -> Target<'a> {
+        let of = |name| self.params.get(name);
+        if let Some(name) = of("connection") {
+            // A name that no connection can have is that of nobody.
+            return ConnectionId::parse(name).map_or(Target::Users(&[]), Target::Connection);
+        }
+        let user = of("user").map(Target::User);
+        user.or_else(|| of("group").map(Target::Group)).unwrap_or(Target::All)
+    }
+
+    /// Whom of them the query means.
+    pub(super) fn selection(&self) -> Result<Selection, Problem> {
+        let filter = self.query.get("filter").filter(|text| !text.is_empty());
+        let filter = filter.map(Filter::parse).transpose();
+        let filter = filter.map_err(|error| Problem::bad(error.to_string()))?;
+        // Connections that are not ours are excluded already.
+        let excluded = self.query.all("excluded").filter_map(ConnectionId::parse).collect();
+        Ok(Selection { filter, excluded })
+    }
+}
+
+/// `excluded` and `filter`.
+#[derive(Debug)]
+pub(super) struct Selection {
+    pub(super) filter: Option<Filter>,
+    pub(super) excluded: Vec<ConnectionId>,
+}
+
+impl Selection {
+    /// Nothing has to be asked.
+    pub(super) fn is_everybody(&self) -> bool {
+        self.filter.is_none() && self.excluded.is_empty()
+    }
+
+    /// Asked under the hub's lock, for each connection of the target.
+    pub(super) fn wants(&self, state: &State, peer: &Peer) -> bool {
+        let matches = |filter: &Filter| {
+            Subject::of(state, peer).is_some_and(|subject| filter.matches(&subject))
+        };
+        !self.excluded.contains(&peer.id) && self.filter.as_ref().is_none_or(matches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_its_methods_and_no_others() {
+        let routes = Routes::new();
+        let status = |method: Method, path: &str| {
+            routes.find(&method, path).err().map(|problem| problem.into_reply().status().as_u16())
+        };
+        assert_eq!(status(Method::POST, "/api/hubs/chat/:send"), None);
+        assert_eq!(status(Method::PUT, "/api/hubs/chat/groups/a%2Fb/connections/c"), None);
+        assert_eq!(status(Method::GET, "/api/hubs/chat/:send"), Some(405));
+        assert_eq!(status(Method::POST, "/api/hubs/chat/:nonsense"), Some(404));
+        assert_eq!(status(Method::POST, "/api/hubs/chat/groups/%ff/:send"), Some(400));
+    }
+}

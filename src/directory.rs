@@ -1,0 +1,213 @@
+//! What is asked of the hub from outside its connections: who is there, and what a backend does
+//! with them.
+//!
+//! Everything is one hold of the hub's lock, or for a page two: one that copies ids, and one that
+//! looks up those of the page. They are put in order between the two.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+#[cfg(feature = "control")]
+use crate::{
+    close::CloseReason,
+    hub::{JoinError, Target},
+    peer::Peer,
+    rights::Rights,
+};
+use crate::{
+    hub::{Hub, State},
+    peer::ConnectionId,
+};
+
+/// One member of a hub, as an operator sees it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// The connection's name.
+    pub id: ConnectionId,
+    /// The user, or `None` for an anonymous member.
+    pub user: Option<Arc<str>>,
+    /// The groups that it is in, in the order in which it joined them.
+    pub groups: Vec<Arc<str>>,
+    /// When its opening handshake was done, to the second.
+    pub opened_at: SystemTime,
+    /// The client's address, with port 0 behind a trusted proxy; `None` for a Unix socket.
+    pub address: Option<SocketAddr>,
+    /// The subprotocol that was selected.
+    pub subprotocol: Option<Arc<str>>,
+    /// Bytes that wait for it.
+    pub queued_bytes: usize,
+    /// Messages that it has sent.
+    pub messages_in: u64,
+    /// Messages that were written to it, or are about to be.
+    pub messages_out: u64,
+    /// How long its last pong took to come; `None` if it was never pinged.
+    pub round_trip: Option<Duration>,
+}
+
+impl Hub {
+    /// The members of this hub in the order in which they came: those behind `after`, `limit` of
+    /// them at most. To have all of them, ask again behind the last one.
+    #[must_use]
+    pub fn connections(&self, after: Option<ConnectionId>, limit: usize) -> Vec<ConnectionInfo> {
+        let ids =
+            self.shared.lock().members(&self.name).map(|here| here.all.keys().copied().collect());
+        let ids = page(ids.unwrap_or_default(), after, limit);
+        let state = self.shared.lock();
+        ids.into_iter().filter_map(|id| state.info(&self.name, id)).collect()
+    }
+}
+
+/// What a backend asks. Each function takes those of a target that are `wanted`, a question that
+/// is asked under the lock and must not take long.
+#[cfg(feature = "control")]
+impl Hub {
+    /// Whether a target has any connection.
+    pub(crate) fn has(&self, target: Target<'_>) -> bool {
+        !self.ids(target, |_, _| true).is_empty()
+    }
+
+    /// The connections of a target and their users, paged like [`Hub::connections`].
+    pub(crate) fn page(
+        &self,
+        target: Target<'_>,
+        after: Option<ConnectionId>,
+        limit: usize,
+    ) -> Vec<(ConnectionId, Option<Arc<str>>)> {
+        let ids = page(self.ids(target, |_, _| true), after, limit);
+        let state = self.shared.lock();
+        let user = |id| Some((id, state.membership(id)?.user.clone()));
+        ids.into_iter().filter_map(user).collect()
+    }
+
+    /// Asks connections to close once they have written what is queued for them.
+    pub(crate) fn close_where(
+        &self,
+        target: Target<'_>,
+        reason: &CloseReason,
+        wanted: impl Fn(&State, &Peer) -> bool,
+    ) {
+        let state = self.shared.lock();
+        let Some(here) = state.members(&self.name) else { return };
+        here.receivers(target, |peer| {
+            if wanted(&state, peer) {
+                peer.close(reason.clone());
+            }
+        });
+    }
+
+    /// Puts connections into groups; returns how many there were.
+    ///
+    /// # Errors
+    /// [`JoinError::TooMany`] if at least one of them could not join all; the others have.
+    pub(crate) fn join_where(
+        &self,
+        target: Target<'_>,
+        groups: &[String],
+        wanted: impl Fn(&State, &Peer) -> bool,
+    ) -> Result<usize, JoinError> {
+        let mut result = Ok(());
+        let mut state = self.shared.lock();
+        let ids = state.ids(&self.name, target, wanted);
+        for id in &ids {
+            let Some(mut place) = state.place(*id) else { continue };
+            for group in groups {
+                result = result.and(place.join_group(group, self.shared.max_groups));
+            }
+        }
+        result.map(|()| ids.len())
+    }
+
+    /// Takes connections out of these groups, or with `None` out of all; returns how many there
+    /// were.
+    pub(crate) fn leave_where(
+        &self,
+        target: Target<'_>,
+        groups: Option<&[String]>,
+        wanted: impl Fn(&State, &Peer) -> bool,
+    ) -> usize {
+        let mut state = self.shared.lock();
+        let ids = state.ids(&self.name, target, wanted);
+        for id in &ids {
+            let Some(mut place) = state.place(*id) else { continue };
+            match groups {
+                Some(groups) => groups.iter().for_each(|group| place.leave_group(group)),
+                None => {
+                    for group in place.membership.groups.clone() {
+                        place.leave_group(&group);
+                    }
+                }
+            }
+        }
+        ids.len()
+    }
+
+    /// Reads or changes what a connection may do; `None` if it is not there.
+    pub(crate) fn with_rights<T>(
+        &self,
+        id: ConnectionId,
+        look: impl FnOnce(&mut Rights) -> T,
+    ) -> Option<T> {
+        let peer = self.shared.lock().members(&self.name)?.all.get(&id).map(Arc::clone)?;
+        Some(peer.with_rights(look))
+    }
+
+    fn ids(&self, target: Target<'_>, wanted: impl Fn(&State, &Peer) -> bool) -> Vec<ConnectionId> {
+        self.shared.lock().ids(&self.name, target, wanted)
+    }
+}
+
+impl State {
+    #[cfg(feature = "control")]
+    fn ids(
+        &self,
+        hub: &str,
+        target: Target<'_>,
+        wanted: impl Fn(&Self, &Peer) -> bool,
+    ) -> Vec<ConnectionId> {
+        let mut ids = Vec::new();
+        let Some(here) = self.members(hub) else { return ids };
+        here.receivers(target, |peer| {
+            if wanted(self, peer) {
+                ids.push(peer.id);
+            }
+        });
+        ids
+    }
+
+    fn info(&self, hub: &str, id: ConnectionId) -> Option<ConnectionInfo> {
+        let peer = self.members(hub)?.all.get(&id)?;
+        let membership = self.membership(id)?;
+        Some(ConnectionInfo {
+            id,
+            user: membership.user.clone(),
+            groups: membership.groups.clone(),
+            opened_at: peer.about.opened_at(),
+            address: peer.about.address(),
+            subprotocol: peer.about.subprotocol(),
+            queued_bytes: peer.queued(),
+            messages_in: peer.about.messages_in(),
+            messages_out: peer.about.messages_out(),
+            round_trip: peer.about.round_trip(),
+        })
+    }
+}
+
+/// The lowest `limit` ids above `after`, in order. Ids are given out in order, so whoever comes
+/// while pages are asked for stands on the last one.
+fn page(
+    mut ids: Vec<ConnectionId>,
+    after: Option<ConnectionId>,
+    limit: usize,
+) -> Vec<ConnectionId> {
+    ids.retain(|id| after.is_none_or(|after| *id > after));
+    if ids.len() > limit && limit > 0 {
+        ids.select_nth_unstable(limit - 1);
+    }
+    ids.truncate(limit);
+    ids.sort_unstable();
+    ids
+}
