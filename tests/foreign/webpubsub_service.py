@@ -12,6 +12,7 @@ from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, 
 from azure.messaging.webpubsubclient import WebPubSubClient
 from azure.messaging.webpubsubclient.models import CallbackType, SendMessageError, WebPubSubProtocolType
 from azure.messaging.webpubsubservice import WebPubSubServiceClient
+from azure.messaging.webpubsubservice._operations._operations import WebPubSubServiceClientOperationsMixin as Generated
 
 from cases import case, equal, run, wait_until
 
@@ -25,11 +26,11 @@ service = WebPubSubServiceClient.from_connection_string(CONNECTION_STRING, HUB)
 class Client:
     """A client with the URL that the service SDK makes for it."""
 
-    def __init__(self, user=None, roles=ROLES, groups=()):
+    def __init__(self, user=None, roles=ROLES, groups=(), token=None):
         self.connected, self.disconnected, self.stopped, self.server, self.group = [], [], [], [], []
-        token = service.get_client_access_token(user_id=user, roles=list(roles), groups=list(groups))
+        made = service.get_client_access_token(user_id=user, roles=list(roles), groups=list(groups))
         self.sdk = WebPubSubClient(
-            token["url"], protocol_type=WebPubSubProtocolType.JSON, start_timeout=2.0, ack_timeout=2.0,
+            f"{made['baseUrl']}?access_token={token or made['token']}", protocol_type=WebPubSubProtocolType.JSON, start_timeout=2.0, ack_timeout=2.0,
             message_retry_total=0, reconnect_retry_total=0, auto_rejoin_groups=False, auto_reconnect=False,
         )
         self.sdk.subscribe(CallbackType.CONNECTED, self.connected.append)
@@ -92,6 +93,17 @@ def client_access_token():
 def anonymous():
     with clients(None) as [client]:
         equal(client.connected[0].user_id, None)
+
+
+@case("the server signs a token that it takes")
+def generated_token():
+    # What the SDK calls for a credential that is no access key; such a credential wants TLS.
+    token = Generated.get_client_access_token(service, user_id="ann", roles=ROLES, groups=["g"])["token"]
+    with Client("nobody", token=token) as ann:
+        equal(ann.connected[0].user_id, "ann")
+        assert service.group_exists("g")
+    equal(status(Generated.get_client_access_token, service, minutes_to_expire=0), 400)
+    equal(status(Generated.get_client_access_token, service, client_protocol="MQTT"), 400)
 
 
 @case("send_to_all: json, text and bytes arrive as they were sent")
