@@ -18,14 +18,12 @@ use tokio_tungstenite::tungstenite::{
     http::{self, HeaderMap, header},
 };
 
-#[cfg(feature = "control")]
-use crate::control::{self, Port};
 use crate::{
     about::Origin,
     address_limits::TooMany,
     admission::Admission,
     answer::Answer,
-    auth::{BEARER, Guard, Identity, Rejection, Request},
+    auth::{Guard, Identity, Rejection, Request},
     close::CloseReason,
     config::Expiry,
     connection::Connection,
@@ -35,8 +33,8 @@ use crate::{
     hub::Registration,
     listener::{Established, Incoming},
     member::Member,
+    offer::Offer,
     origin::{check_host, check_origin},
-    peer::ConnectionId,
     proxy::NOBODY,
     route::{Match, Params},
     server::Shared,
@@ -46,9 +44,8 @@ use crate::{
 };
 #[cfg(feature = "control")]
 use crate::{
-    auth::Claims,
-    events::{Line, Source, Upstream},
-    metrics::EventKind,
+    control::{self, Port},
+    events::Line,
 };
 
 /// Tokens that live longer are cut to this: far enough, and sure to fit a timer.
@@ -57,11 +54,6 @@ const LONGEST_TOKEN: Duration = Duration::from_hours(24 * 365);
 /// So many handshakes may take their time at once; past it they are hurried, so that those who
 /// only hold a place make room for those who want to come in.
 const MANY_HANDSHAKES: usize = 1024;
-
-/// So long before the end of a handshake's time the event handler is given up, so that the client
-/// is told who was slow.
-#[cfg(feature = "control")]
-const REFUSAL_MARGIN: Duration = Duration::from_millis(100);
 
 /// How long a handshake may take then.
 const HURRIED: Duration = Duration::from_secs(5);
@@ -157,17 +149,6 @@ struct Agreed {
     line: Option<Arc<Line>>,
 }
 
-/// What a client is about to get.
-struct Offer {
-    id: ConnectionId,
-    identity: Arc<Identity>,
-    subprotocol: Option<Arc<str>>,
-    seat: Option<Seat>,
-    /// What the event handler gives the connection to carry round.
-    #[cfg(feature = "control")]
-    state: Option<header::HeaderValue>,
-}
-
 async fn negotiate(
     socket: &mut Socket,
     early: &mut Vec<u8>,
@@ -253,73 +234,19 @@ async fn agree_on(
     };
     #[cfg(feature = "control")]
     let claims = guest.as_mut().and_then(Identity::take_claims);
+    // Those who are nobody in particular share one identity.
+    let guest = guest.filter(|guest| *guest != *server.anonymous);
     let identity = guest.map_or_else(|| Arc::clone(&server.anonymous), Arc::new);
     let offer = Offer::new(&request, &route, identity)?;
     #[cfg(feature = "control")]
     let offer = match &server.upstream {
-        Some(upstream) if upstream.takes(EventKind::Connect, "connect") => {
-            let asked = offer.submit(upstream, &request, &route, claims.as_deref());
-            timeout_at(deadline - REFUSAL_MARGIN, asked).await.map_err(|_| handler_is_slow())??
+        Some(upstream) => {
+            let claims = claims.as_deref();
+            offer.submit(upstream, &request, &route, claims, deadline).await?
         }
-        _ => offer,
+        None => offer,
     };
     take_seat(request, route, offer, response, admission, server)
-}
-
-impl Offer {
-    fn new(request: &Request, route: &Route, identity: Arc<Identity>) -> Result<Self, Rejection> {
-        let subprotocol = select_subprotocol(request, route).map(Arc::from);
-        let seat = route.seat.map(|seat| seat(request, &identity, subprotocol.as_deref()));
-        Ok(Self {
-            id: ConnectionId::next(),
-            seat: seat.transpose()?,
-            identity,
-            subprotocol,
-            #[cfg(feature = "control")]
-            state: None,
-        })
-    }
-
-    /// Asks the event handler, which may change everything about the client but its address.
-    #[cfg(feature = "control")]
-    async fn submit(
-        mut self,
-        upstream: &Upstream,
-        request: &Request,
-        route: &Route,
-        claims: Option<&Claims>,
-    ) -> Result<Self, Rejection> {
-        let Some((seat, seat_of)) = self.seat.take().zip(route.seat) else { return Ok(self) };
-        let source = self.source(&seat);
-        let mut admission = upstream.admit(request, claims, &source).await?;
-        if let Some(name) = admission.subprotocol() {
-            if !request.subprotocols().any(|offer| offer == name) {
-                let text = "the event handler selects a subprotocol that was not offered";
-                return Err(Rejection::new(502, text));
-            }
-            self.subprotocol = Some(name.into());
-        }
-        // Whoever has a name by the path keeps it unless the handler gives another.
-        let before = match seat.user {
-            Some(user) => (*self.identity).clone().with_user(user),
-            None => (*self.identity).clone(),
-        };
-        self.state = admission.state.take();
-        self.identity = Arc::new(admission.apply(&before));
-        self.seat = Some(seat_of(request, &self.identity, self.subprotocol.as_deref())?);
-        Ok(self)
-    }
-
-    #[cfg(feature = "control")]
-    fn source(&self, seat: &Seat) -> Source {
-        Source {
-            hub: (*seat.hub).into(),
-            connection: self.id,
-            user: seat.user.clone(),
-            subprotocol: self.subprotocol.clone(),
-            state: self.state.clone(),
-        }
-    }
 }
 
 /// A guard that panics lets nobody in.
@@ -466,16 +393,6 @@ fn check_upgrade(headers: &HeaderMap) -> Result<(), Answer> {
     Ok(())
 }
 
-/// The first subprotocol that the client offers and the route speaks (RFC 6455 section 4.2.2). A
-/// client that offers nothing but its token is answered `bearer`, because a browser gives up on a
-/// server that selects none of what was offered.
-fn select_subprotocol(request: &Request, route: &Route) -> Option<&'static str> {
-    let token = request.bearer_subprotocol();
-    let mut offers = request.subprotocols().filter(|offer| Some(*offer) != token);
-    let spoken = |offer: &str| route.subprotocols.iter().find(|name| **name == offer).copied();
-    offers.find_map(spoken).or(token.map(|_| BEARER))
-}
-
 fn wrong_method(allowed: &str) -> Answer {
     let rejection = Rejection::new(405, format!("the method must be one of: {allowed}"));
     Answer::from(rejection).with("allow", allowed)
@@ -485,11 +402,6 @@ fn wrong_method(allowed: &str) -> Answer {
 pub(crate) fn too_many_of_one() -> Answer {
     let rejection = Rejection::new(429, "too many connections from this address");
     Answer::from(rejection).with("retry-after", "1")
-}
-
-#[cfg(feature = "control")]
-fn handler_is_slow() -> Answer {
-    Rejection::new(504, "the event handler took too long").into()
 }
 
 fn timed_out() -> Answer {

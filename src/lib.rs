@@ -26,9 +26,9 @@
 //!
 //! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `queue`, `about`, `peer`, `hub`,
 //! `member`, `directory`. How it travels: `socket`, `output`, `watch`, `inflow`, `wire`, `session`,
-//! `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`, `handshake`. Who is
-//! told of it: `events`. What holds it together: `config`, `metrics`, `listener`, `server`, and last
-//! what the daemon serves: `endpoint` to clients, `control` to backends.
+//! `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`, `offer`, `handshake`.
+//! Who is told of it: `events`. What holds it together: `config`, `metrics`, `listener`, `server`,
+//! and last what the daemon serves: `endpoint` to clients, `control` to backends.
 //!
 //! # Invariants
 //!
@@ -75,6 +75,7 @@ mod inflow;
 mod listener;
 mod member;
 mod metrics;
+mod offer;
 mod origin;
 mod output;
 mod peer;

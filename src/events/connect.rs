@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
 use super::{
@@ -46,12 +47,14 @@ impl Upstream {
         request: &Request,
         claims: Option<&Claims>,
         source: &Source,
+        deadline: Instant,
     ) -> Result<Admission, Rejection> {
         let question = Question::new(request, claims);
         // Maps of strings are always valid JSON.
         let body = serde_json::to_vec(&question).unwrap_or_default();
         let event = Event::system(EventKind::Connect, 1, body);
-        self.send(source, &event, Admission::read).await.map_err(rejection)
+        let deadline = deadline.min(self.deadline());
+        self.send(source, &event, deadline, Admission::read).await.map_err(rejection)
     }
 }
 
@@ -80,8 +83,7 @@ impl Admission {
     }
 
     /// Who the client is now. Roles take the place of those that it had; groups are added.
-    pub(crate) fn apply(self, identity: &Identity) -> Identity {
-        let mut identity = identity.clone();
+    pub(crate) fn apply(self, mut identity: Identity) -> Identity {
         if let Some(user) = self.verdict.user_id.filter(|user| !user.is_empty()) {
             identity = identity.with_user(user);
         }
@@ -177,7 +179,7 @@ mod tests {
             let admission = admission(body).unwrap();
             assert_eq!(admission.subprotocol(), None, "{body}");
             let before = Identity::user("ann").with_groups(vec!["a".to_owned()]);
-            assert_eq!(admission.apply(&before), before, "{body}");
+            assert_eq!(admission.apply(before.clone()), before, "{body}");
         }
     }
 
@@ -185,7 +187,7 @@ mod tests {
     fn roles_are_replaced_and_groups_are_added() {
         let body = r#"{"userId":"bob","groups":["b"],"roles":["webpubsub.sendToAll"],"more":1}"#;
         let before = Identity::anonymous().with_groups(vec!["a".to_owned()]);
-        let identity = admission(body).unwrap().apply(&before);
+        let identity = admission(body).unwrap().apply(before);
         assert_eq!(identity.user_id(), Some("bob"));
         assert_eq!(identity.groups(), ["a", "b"]);
         assert!(identity.rights().allow(Action::SendToAll));

@@ -119,8 +119,13 @@ impl Upstream {
         }
     }
 
-    /// Sends an event, as often and as long as is right for its kind, and makes of the answer what
-    /// `read` finds in it.
+    /// By when an event that is sent now has to be answered.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.handler.timeout
+    }
+
+    /// Sends an event, as often as is right for its kind, and makes of the answer what `read` finds
+    /// in it. A notice, which nobody waits for, has more time than until the deadline.
     ///
     /// # Errors
     /// What the last try came to, if not to 2xx.
@@ -128,13 +133,14 @@ impl Upstream {
         &self,
         source: &Source,
         event: &Event,
+        deadline: Instant,
         read: impl FnOnce(Answer) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let begun = Instant::now();
         let answer = match event.kind {
             EventKind::Connect | EventKind::User => {
                 let tries = self.try_often(source, event, QUESTION_PAUSES);
-                timeout(self.handler.timeout, tries).await.unwrap_or(Err(Failure::TimedOut))
+                timeout_at(deadline, tries).await.unwrap_or(Err(Failure::TimedOut))
             }
             EventKind::Connected | EventKind::Disconnected => {
                 self.try_often(source, event, NOTICE_PAUSES).await

@@ -191,14 +191,16 @@ impl Line {
     async fn handle(&self, source: &Source, Entry { event, ack_id }: &Entry) {
         match event.kind {
             EventKind::User => {
-                let answer = self.upstream.send(source, event, read_reply).await;
+                let answer =
+                    self.upstream.send(source, event, self.upstream.deadline(), read_reply).await;
                 self.reply(answer, *ack_id);
             }
             EventKind::Disconnected if self.lock().is_unknown => {
                 self.upstream.counters().dropped.add(1);
             }
             _ => {
-                let told = self.upstream.send(source, event, |_| Ok(())).await;
+                let told =
+                    self.upstream.send(source, event, self.upstream.deadline(), |_| Ok(())).await;
                 if event.kind == EventKind::Connected
                     && matches!(told, Err(Failure::Unreachable | Failure::NotAllowed))
                 {
