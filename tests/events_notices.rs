@@ -38,6 +38,7 @@ async fn a_connection_is_told_of_when_it_opens_and_when_it_ends() {
         }
     }
     client.socket.close(None).await.unwrap();
+    drop(client);
     let heard = backend.expect("disconnected").await;
     assert_eq!(heard.header("ce-type"), "azure.webpubsub.sys.disconnected");
     assert_eq!(heard.header("ce-id"), "4");
