@@ -18,6 +18,7 @@ use crate::{
     close::CloseReason,
     config::{Config, SameUser},
     frame::{Delivery, Form, Message, Publication},
+    gate::{Entered, Gate},
     metrics::Metrics,
     peer::{Budget, ConnectionId, Peer, Push},
 };
@@ -90,6 +91,7 @@ pub(crate) struct Shared {
     pub(crate) max_groups: usize,
     pub(crate) same_user: SameUser,
     metrics: Metrics,
+    gate: Gate,
 }
 
 /// What the one lock guards.
@@ -144,6 +146,7 @@ impl Hub {
             max_groups: config.max_groups,
             same_user: config.same_user,
             metrics: Metrics::default(),
+            gate: Gate::default(),
         };
         Self { shared: Arc::new(shared), name: "default".into() }
     }
@@ -236,6 +239,17 @@ impl Hub {
         let entry = Entry { peer: Arc::clone(&peer), membership: None };
         self.shared.lock().connections.insert(peer.id, entry);
         Registration { shared: Arc::clone(&self.shared), peer }
+    }
+
+    /// Accepts something that will be queued before what is returned is dropped; `None` once
+    /// nothing is accepted any more.
+    pub(crate) fn accept(&self) -> Option<Entered<'_>> {
+        self.shared.gate.enter()
+    }
+
+    /// The gate before all hubs of this process.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.shared.gate
     }
 
     /// Asks every connection of the process to close, each with a reason of its own.

@@ -24,11 +24,12 @@
 //!
 //! # Reading order
 //!
-//! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `queue`, `about`, `peer`, `hub`,
-//! `member`, `directory`. How it travels: `socket`, `output`, `watch`, `inflow`, `wire`, `session`,
-//! `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`, `offer`, `handshake`.
-//! Who is told of it: `events`. What holds it together: `config`, `metrics`, `listener`, `server`,
-//! and last what the daemon serves: `endpoint` to clients, `control` to backends.
+//! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `queue`, `about`, `peer`,
+//! `gate`, `hub`, `member`, `directory`. How it travels: `socket`, `output`, `watch`, `inflow`,
+//! `wire`, `session`, `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`,
+//! `offer`, `handshake`. Who is told of it: `events`. What holds it together: `config`, `metrics`,
+//! `listener`, `server`, and last what the daemon serves: `endpoint` to clients, `control` to
+//! backends.
 //!
 //! # Invariants
 //!
@@ -67,6 +68,7 @@ mod frame;
 #[doc(hidden)]
 #[path = "../tests/fuzz/entry.rs"]
 pub mod fuzz;
+mod gate;
 mod handler;
 mod handshake;
 mod head;

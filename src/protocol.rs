@@ -63,7 +63,6 @@ pub(crate) enum ErrorName {
     NotFound,
     Duplicate,
     TooManyRequests,
-    #[cfg(feature = "control")]
     InternalServerError,
 }
 

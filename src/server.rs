@@ -43,6 +43,9 @@ use crate::{
     session::{self, Opened},
 };
 
+/// How long it may take until all that was accepted is queued.
+const ACCEPTED_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A WebSocket server: routes, a hub, and the limits of both.
 ///
 /// ```no_run
@@ -319,6 +322,8 @@ async fn refuse(incoming: Incoming, answer: Answer, hub: Hub) {
 /// Tells every connection to go and waits until they have gone.
 async fn drain(shared: &Shared, limit: usize) -> Drained {
     shared.stop.send_replace(true);
+    // What is accepted is queued within one poll of a connection's task.
+    let _ = timeout(ACCEPTED_TIMEOUT, shared.hub.gate().shut()).await;
     let open = || limit - shared.permits.available_permits();
     let count = open();
     let (mut index, spread) = (0, shared.config.drain_spread);

@@ -9,6 +9,7 @@ use crate::{
     close::CloseReason,
     connection::{Closed, Connection},
     frame::{Form, Message},
+    gate::Entered,
     handler::Seat,
     hub::{JoinError, Sent, Target},
     member::Member,
@@ -146,15 +147,17 @@ struct Speaker<'a> {
     line: Option<Arc<Line>>,
     ack_ids: AckIds,
     /// Messages that are accepted and not queued yet: all to the same receivers.
-    outbox: Option<Outbox>,
+    outbox: Option<Outbox<'a>>,
     /// Joins that were one too many.
     refused_joins: u32,
 }
 
-struct Outbox {
+struct Outbox<'a> {
     target: Receivers,
     exclude: Option<ConnectionId>,
     batch: Batch,
+    /// Held until all of it is queued.
+    _accepted: Entered<'a>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -250,19 +253,21 @@ impl Speaker<'_> {
             }
             Action::SendToGroup { group, no_echo, payload } => {
                 let source = Source::Group(&group);
-                self.post(&Receivers::Group(group.to_string()), no_echo, source, payload);
+                self.post(&Receivers::Group(group.to_string()), no_echo, source, payload)?;
             }
             Action::SendToAll { no_echo, payload } => {
-                self.post(&Receivers::All, no_echo, Source::All, payload);
+                self.post(&Receivers::All, no_echo, Source::All, payload)?;
             }
             Action::SendToUsers { users, payload } => {
-                self.post(&Receivers::Users(users), false, Source::User, payload);
+                self.post(&Receivers::Users(users), false, Source::User, payload)?;
                 if ack_id.is_some() && self.publish().recipients == 0 {
                     return Err((ErrorName::NotFound, "no such user is connected".to_owned()));
                 }
             }
             Action::Event { name, payload } => return self.raise(&name, payload, ack_id),
-            Action::SequenceAck | Action::Ping => {}
+            // The second of its two answers may wait for room; what was accepted must not.
+            Action::Ping => drop(self.publish()),
+            Action::SequenceAck => {}
         }
         Ok(Done::Now)
     }
@@ -303,27 +308,31 @@ impl Speaker<'_> {
         }
     }
 
-    /// Accepts a message. It is queued with those that follow it to the same receivers.
+    /// Accepts a message, unless the server stops. It is queued with those that follow it to the
+    /// same receivers.
     fn post(
         &mut self,
         target: &Receivers,
         no_echo: bool,
         source: Source<'_>,
         payload: Payload<'_>,
-    ) {
+    ) -> Result<(), Failure> {
         let exclude = no_echo.then(|| self.member.connection_id());
-        let fits = |outbox: &Outbox| {
+        let fits = |outbox: &Outbox<'_>| {
             outbox.target == *target && outbox.exclude == exclude && outbox.batch.len() < MAX_BATCH
         };
         if !self.outbox.as_ref().is_some_and(fits) {
             self.publish();
+            let member = self.member;
+            let stopping = || (ErrorName::InternalServerError, "the server is stopping".to_owned());
+            let accepted = member.hub().accept().ok_or_else(stopping)?;
+            let (target, batch) = (target.clone(), Batch::default());
+            self.outbox = Some(Outbox { target, exclude, batch, _accepted: accepted });
         }
-        let outbox = self.outbox.get_or_insert_with(|| Outbox {
-            target: target.clone(),
-            exclude,
-            batch: Batch::default(),
-        });
-        outbox.batch.push(source, self.member.user(), payload);
+        if let Some(outbox) = &mut self.outbox {
+            outbox.batch.push(source, self.member.user(), payload);
+        }
+        Ok(())
     }
 
     /// Queues what was accepted.
