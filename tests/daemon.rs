@@ -127,6 +127,25 @@ async fn it_listens_on_several_addresses_a_unix_socket_among_them() {
     assert!(!path.0.exists(), "the socket is removed");
 }
 
+/// What a restart without a gap takes: the next one listens before this one goes.
+#[tokio::test]
+async fn two_generations_share_an_address_and_the_first_leaves_it_to_the_second() {
+    let mut first = Daemon::start(&["--reuse-port"]).await;
+    let listen = format!("--listen={}", first.address());
+    let second = Daemon::start(&["--reuse-port", &listen]).await;
+    assert_eq!(first.address(), second.address());
+    first.signal("TERM").await;
+    assert_eq!(first.end().await.code(), Some(0));
+    for _ in 0..20 {
+        let mut client = RawClient::open(second.address(), "/ws").await;
+        client.send(ClientFrame::text("new")).await;
+        client.expect_text("Message received: new").await;
+    }
+    let alone = Failed::of(&[&listen]).await;
+    assert_eq!(alone.code, Some(1), "an address is shared only if both say so: {alone:?}");
+    second.stop().await;
+}
+
 /// A socket that a killed daemon has left is taken over; one that is in use is not.
 #[tokio::test]
 async fn a_unix_socket_that_nobody_listens_on_is_replaced() {

@@ -187,4 +187,7 @@ async fn what_was_acknowledged_to_five_thousand_before_a_sigterm_has_reached_eve
     );
     judge(&reports);
     assert_eq!(hints.len(), CLIENTS);
+    assert_eq!(hints.iter().max(), Some(&20_000));
+    let early = hints.iter().filter(|hint| **hint <= 10_000).count();
+    assert_eq!(early, CLIENTS / 2, "they are not spread evenly");
 }

@@ -6,10 +6,15 @@
 
 mod support;
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
@@ -136,6 +141,55 @@ async fn plain_text_on_a_tls_port_is_400_and_tls_on_a_plain_port_too() {
     let daemon = Daemon::start(&[]).await;
     let hello = [0x16, 3, 1, 0, 5, 1, 0, 0, 1, 3];
     assert_eq!(RawClient::connect(daemon.address()).await.request(hello).await.status, 400);
+    daemon.stop().await;
+}
+
+/// A `ClientHello` of TLS 1.1 (RFC 4346 section 7.4.1.2), with the one extension that is asked for.
+fn hello_of_tls_1_1() -> Vec<u8> {
+    let record_and_handshake = [0x16, 3, 1, 0, 57, 1, 0, 0, 53];
+    let (version, random) = ([3, 2], [7; 32]);
+    let (no_session, suites, no_compression) = ([0], [0, 4, 0xc0, 0x14, 0, 0x2f], [1, 0]);
+    let signatures = [0, 8, 0, 13, 0, 4, 0, 2, 4, 1];
+    let start = [&record_and_handshake[..], &version, &random].concat();
+    [&start[..], &no_session, &suites, &no_compression, &signatures].concat()
+}
+
+#[tokio::test]
+async fn tls_1_1_is_refused_within_a_second() {
+    const ALERT_OF_A_BAD_VERSION: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 70];
+    let authority = Authority::new("old");
+    authority.sign("server");
+    let flags = authority.flags();
+    let daemon = Daemon::start(&[&flags[0], &flags[1]]).await;
+    let mut client = RawClient::connect(daemon.address()).await;
+    let start = Instant::now();
+    client.write(hello_of_tls_1_1()).await;
+    let mut answer = Vec::new();
+    within("the end", client.stream.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer, ALERT_OF_A_BAD_VERSION);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_does_not_end_has_the_open_timeout() {
+    const OPEN_TIMEOUT: Duration = Duration::from_millis(500);
+    let authority = Authority::new("slow");
+    authority.sign("server");
+    let flags = authority.flags();
+    let daemon = Daemon::start(&[&flags[0], &flags[1], "--open-timeout=500ms"]).await;
+    let hello = hello_of_tls_1_1();
+    for sent in [&[][..], &hello[..1], &hello[..20]] {
+        let mut client = RawClient::connect(daemon.address()).await;
+        let start = Instant::now();
+        client.write(sent).await;
+        let mut answer = Vec::new();
+        // With bytes unread, the end is a reset.
+        let _ = within("the end", client.stream.read_to_end(&mut answer)).await;
+        assert!(answer.is_empty(), "{answer:?} after {} bytes", sent.len());
+        let took = start.elapsed();
+        assert!(took >= OPEN_TIMEOUT && took < OPEN_TIMEOUT * 4, "{took:?}");
+    }
     daemon.stop().await;
 }
 
