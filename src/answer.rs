@@ -84,7 +84,7 @@ impl Answer {
     async fn try_send(&self, socket: &mut Socket) -> io::Result<()> {
         let mut output = Output::default();
         output.push_with(|own| *own = self.to_bytes());
-        poll_fn(|cx| output.poll_write(cx, socket, &mut false)).await?;
+        poll_fn(|cx| output.poll_write(cx, socket, &mut 0)).await?;
         linger(socket, MAX_UNREAD).await
     }
 }

@@ -19,6 +19,7 @@ use crate::{
 };
 use crate::{
     hub::{Hub, State},
+    metrics::Traffic,
     peer::ConnectionId,
 };
 
@@ -58,6 +59,20 @@ impl Hub {
         let ids = page(ids.unwrap_or_default(), after, limit);
         let state = self.shared.lock();
         ids.into_iter().filter_map(|id| state.info(&self.name, id)).collect()
+    }
+
+    /// What went through all connections of the process, and the most bytes that wait for one of
+    /// those that are open. The lock is held while each of them is looked at.
+    #[must_use]
+    pub fn traffic(&self) -> (Traffic, usize) {
+        let state = self.shared.lock();
+        let mut traffic = self.metrics().past.traffic();
+        let mut largest = 0;
+        for peer in state.peers() {
+            traffic.add(&peer.about);
+            largest = largest.max(peer.queued());
+        }
+        (traffic, largest)
     }
 }
 

@@ -102,10 +102,9 @@ pub(crate) async fn open(
             control::serve(socket, early, port, server).await;
         }
         Err(Instead::Answer(answer)) => {
-            log::debug!("{peer} is answered {}", answer.status().as_u16());
-            if !answer.status().is_success() {
-                server.hub.metrics().refused.add(1);
-            }
+            let status = answer.status().as_u16();
+            log::debug!("{peer} is answered {status}");
+            server.hub.metrics().answer(status);
             answer.send(&mut socket).await;
         }
         Err(Instead::Nothing) => server.hub.metrics().refused.add(1),
@@ -318,6 +317,7 @@ impl Agreed {
         wire.push_with(|own| own.extend_from_slice(&self.response));
         let metrics = server.hub.metrics();
         metrics.opened.add(1);
+        metrics.answered.add(101);
         let peer = Arc::clone(&self.registration.peer);
         log::debug!("connection {} opened", peer.id);
         let mut io = Io::new(wire, self.registration, Arc::clone(&server.config));

@@ -9,7 +9,8 @@ use std::{
     collections::HashMap,
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    time::Instant,
 };
 
 use crate::{
@@ -289,6 +290,7 @@ impl Hub {
             self.shared.evict(&mut state, &peer, CloseReason::SlowReader);
         }
         self.shared.relieve(&mut state);
+        self.shared.metrics.fan_out.record(sent.recipients as u64);
         if sent.recipients == 0 {
             self.shared.metrics.unheard.add(1);
         }
@@ -311,14 +313,26 @@ impl fmt::Debug for Hub {
 impl Shared {
     /// Survives a panic under the lock: every change of the maps is one call of theirs.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let (state, waited) = match self.state.try_lock() {
+            Ok(state) => (state, 0),
+            Err(TryLockError::Poisoned(state)) => (state.into_inner(), 0),
+            Err(TryLockError::WouldBlock) => {
+                let since = Instant::now();
+                let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                (state, since.elapsed().as_micros().max(1))
+            }
+        };
+        self.metrics.lock_waits.record(u64::try_from(waited).unwrap_or(u64::MAX));
+        state
     }
 
     /// Takes a connection out of its hub and asks its task to close at once.
     fn evict(&self, state: &mut State, peer: &Peer, reason: CloseReason) {
         let text = reason.text();
+        let overloaded = reason == CloseReason::Overloaded;
         if peer.evict(reason) {
             self.metrics.evicted.add(1);
+            self.metrics.overloaded.add(u64::from(overloaded));
             log::warn!(
                 "connection {} is closed with {} bytes queued or half read: {text}",
                 peer.id,
@@ -350,6 +364,11 @@ impl Shared {
 }
 
 impl State {
+    /// All connections of the process, members of a hub or not.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.connections.values().map(|entry| &*entry.peer)
+    }
+
     /// A hub, if it has members.
     pub(crate) fn members(&self, hub: &str) -> Option<&Members> {
         self.hubs.get(hub)
@@ -549,7 +568,9 @@ impl Drop for Registration {
         self.hold(0);
         let mut state = self.shared.lock();
         state.leave(self.peer.id);
-        state.connections.remove(&self.peer.id);
+        if state.connections.remove(&self.peer.id).is_some() {
+            self.shared.metrics.past.take_over(&self.peer.about);
+        }
         shrink(&mut state.connections);
     }
 }

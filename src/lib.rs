@@ -27,7 +27,7 @@
 //! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `queue`, `about`, `peer`,
 //! `gate`, `hub`, `member`, `directory`. How it travels: `socket`, `output`, `watch`, `inflow`,
 //! `wire`, `session`, `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`,
-//! `offer`, `handshake`. Who is told of it: `events`. What holds it together: `config`, `metrics`,
+//! `offer`, `handshake`. Who is told of it: `events`. What holds it together: `config`, `metrics`, `process`,
 //! `listener`, `server`, and last what the daemon serves: `endpoint` to clients, `control` to
 //! backends.
 //!
@@ -81,6 +81,8 @@ mod offer;
 mod origin;
 mod output;
 mod peer;
+#[cfg(feature = "control")]
+mod process;
 mod protocol;
 mod proxy;
 mod queue;
@@ -121,7 +123,7 @@ pub use crate::{
     hub::{Counts, Hub, JoinError, Sent},
     listener::{Address, Listener, Sharing},
     member::{Member, UserTaken},
-    metrics::{Counter, Metrics},
+    metrics::{ByNumber, Counter, Histogram, Metrics, Traffic},
     origin::{AllowedOrigin, Origin},
     peer::ConnectionId,
     rights::{Action, Permission, Rights},

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[cfg(feature = "control")]
 use std::time::Duration;
 
+use crate::about::About;
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -20,27 +22,205 @@ impl Counter {
     }
 }
 
+/// Counters by a number that says how something ended: one for each that is known, so that nobody
+/// can make them more.
+#[derive(Debug)]
+pub struct ByNumber {
+    known: &'static [u16],
+    counters: Box<[Counter]>,
+    others: Counter,
+}
+
+impl ByNumber {
+    pub(crate) fn new(known: &'static [u16]) -> Self {
+        let counters = known.iter().map(|_| Counter::default()).collect();
+        Self { known, counters, others: Counter::default() }
+    }
+
+    pub(crate) fn add(&self, number: u16) {
+        let place = self.known.iter().position(|known| *known == number);
+        place.map_or(&self.others, |place| &self.counters[place]).add(1);
+    }
+
+    /// Each number that is known and its count; last, as `None`, all others together.
+    pub fn iter(&self) -> impl Iterator<Item = (Option<u16>, u64)> {
+        let known = self.known.iter().zip(&self.counters);
+        let known = known.map(|(number, counter)| (Some(*number), counter.get()));
+        known.chain([(None, self.others.get())])
+    }
+}
+
+/// How often values were how large.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [u64],
+    counters: Box<[Counter]>,
+    beyond: Counter,
+    sum: Counter,
+}
+
+impl Histogram {
+    /// `bounds` are the largest values of each bucket, in order.
+    pub(crate) fn new(bounds: &'static [u64]) -> Self {
+        let counters = bounds.iter().map(|_| Counter::default()).collect();
+        Self { bounds, counters, beyond: Counter::default(), sum: Counter::default() }
+    }
+
+    pub(crate) fn record(&self, value: u64) {
+        let place = self.bounds.iter().position(|bound| value <= *bound);
+        place.map_or(&self.beyond, |place| &self.counters[place]).add(1);
+        if value > 0 {
+            self.sum.add(value);
+        }
+    }
+
+    /// How many values there were up to each bound and above the one before; last, as `None`, how
+    /// many were above all bounds.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
+        let within = self.bounds.iter().zip(&self.counters);
+        let within = within.map(|(bound, counter)| (Some(*bound), counter.get()));
+        within.chain([(None, self.beyond.get())])
+    }
+
+    /// All values together.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.sum.get()
+    }
+}
+
+/// Every status that a request for a connection is answered with, unless a guard or an event
+/// handler has others of its own.
+const STATUSES: &[u16] =
+    &[101, 200, 400, 401, 403, 404, 405, 408, 409, 414, 421, 426, 429, 431, 500, 502, 503, 504];
+
+/// The close codes of RFC 6455 section 7.4.1, and ours.
+const CLOSE_CODES: &[u16] =
+    &[1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 4000];
+
+/// Receivers of a message.
+const RECEIVERS: &[u64] = &[0, 1, 10, 100, 1_000, 10_000, 100_000];
+
+/// Microseconds; 0 is for a lock that was free.
+const LOCK_WAITS: &[u64] = &[0, 1, 10, 100, 1_000, 10_000, 100_000];
+
 /// Counters of one process, all since its start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct Metrics {
     /// Opening handshakes answered with 101.
     pub opened: Counter,
     /// Opened connections that have ended.
     pub closed: Counter,
+    /// The same by close code; 1006 stands for none.
+    pub closed_with: ByNumber,
     /// Requests answered with an HTTP error, or not at all.
     pub refused: Counter,
-    /// Connections closed because a byte budget was exceeded.
+    /// Answers to requests on the port for clients, by status.
+    pub answered: ByNumber,
+    /// Connections closed because a byte budget was exceeded, or nothing was read for too long.
     pub evicted: Counter,
+    /// Those of them that were closed because too much waited for all connections together.
+    pub overloaded: Counter,
     /// Deliveries that were queued for a connection and thrown away when it closed.
     pub dropped: Counter,
     /// Messages for a user, a group or everybody that reached nobody.
     pub unheard: Counter,
     /// Handlers that panicked or returned an error.
     pub handler_failures: Counter,
+    /// Connections that each publication was queued for.
+    pub fan_out: Histogram,
+    /// Microseconds that a task has waited for the hub's lock.
+    pub lock_waits: Histogram,
+    /// What went through the connections that have ended.
+    pub(crate) past: PastTraffic,
     /// Events for the event handler.
     #[cfg(feature = "control")]
     pub events: EventCounters,
+}
+
+impl Metrics {
+    /// Counts the answer to a request that was not 101.
+    pub(crate) fn answer(&self, status: u16) {
+        self.answered.add(status);
+        if status >= 400 {
+            self.refused.add(1);
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            opened: Counter::default(),
+            closed: Counter::default(),
+            closed_with: ByNumber::new(CLOSE_CODES),
+            refused: Counter::default(),
+            answered: ByNumber::new(STATUSES),
+            evicted: Counter::default(),
+            overloaded: Counter::default(),
+            dropped: Counter::default(),
+            unheard: Counter::default(),
+            handler_failures: Counter::default(),
+            fan_out: Histogram::new(RECEIVERS),
+            lock_waits: Histogram::new(LOCK_WAITS),
+            past: PastTraffic::default(),
+            #[cfg(feature = "control")]
+            events: EventCounters::default(),
+        }
+    }
+}
+
+/// What went through the connections that have ended. Those that are open count for themselves.
+#[derive(Debug, Default)]
+pub(crate) struct PastTraffic {
+    messages_in: Counter,
+    messages_out: Counter,
+    bytes_in: Counter,
+    bytes_out: Counter,
+}
+
+impl PastTraffic {
+    /// Adds what went through one that ends now.
+    pub(crate) fn take_over(&self, about: &About) {
+        self.messages_in.add(about.messages_in());
+        self.messages_out.add(about.messages_out());
+        self.bytes_in.add(about.bytes_in());
+        self.bytes_out.add(about.bytes_out());
+    }
+
+    pub(crate) fn traffic(&self) -> Traffic {
+        Traffic {
+            messages_in: self.messages_in.get(),
+            messages_out: self.messages_out.get(),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+        }
+    }
+}
+
+/// What went through all connections of a process, those that have ended included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Messages that peers have sent.
+    pub messages_in: u64,
+    /// Messages that were written to peers, or are about to be.
+    pub messages_out: u64,
+    /// Bytes that were read from sockets, below TLS and behind the opening handshake.
+    pub bytes_in: u64,
+    /// Bytes that were written to sockets, likewise.
+    pub bytes_out: u64,
+}
+
+impl Traffic {
+    /// Adds what has gone through one that is open.
+    pub(crate) fn add(&mut self, about: &About) {
+        self.messages_in += about.messages_in();
+        self.messages_out += about.messages_out();
+        self.bytes_in += about.bytes_in();
+        self.bytes_out += about.bytes_out();
+    }
 }
 
 /// The four kinds of events of the published protocol.
@@ -120,15 +300,32 @@ impl EventOutcome {
 
 /// Events for the event handler, all since the start of the process.
 #[cfg(feature = "control")]
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct EventCounters {
     outcomes: [[Counter; EventOutcome::ALL.len()]; EventKind::ALL.len()],
-    micros: [Counter; EventKind::ALL.len()],
+    micros: [Histogram; EventKind::ALL.len()],
     /// Attempts beyond an event's first.
     pub retries: Counter,
     /// Events that were given up before the handler could have heard of them.
     pub dropped: Counter,
+}
+
+/// Microseconds that an event takes.
+#[cfg(feature = "control")]
+const EVENT_TIMES: &[u64] =
+    &[1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000];
+
+#[cfg(feature = "control")]
+impl Default for EventCounters {
+    fn default() -> Self {
+        Self {
+            outcomes: Default::default(),
+            micros: [(); EventKind::ALL.len()].map(|()| Histogram::new(EVENT_TIMES)),
+            retries: Counter::default(),
+            dropped: Counter::default(),
+        }
+    }
 }
 
 #[cfg(feature = "control")]
@@ -139,14 +336,39 @@ impl EventCounters {
         self.outcomes[kind as usize][outcome as usize].get()
     }
 
-    /// Microseconds that all events of this kind took, retries and waiting for a slot included.
+    /// Microseconds that events of this kind took, retries and waiting for a slot included.
     #[must_use]
-    pub fn micros(&self, kind: EventKind) -> u64 {
-        self.micros[kind as usize].get()
+    pub fn micros(&self, kind: EventKind) -> &Histogram {
+        &self.micros[kind as usize]
     }
 
     pub(crate) fn add(&self, kind: EventKind, outcome: EventOutcome, took: Duration) {
         self.outcomes[kind as usize][outcome as usize].add(1);
-        self.micros[kind as usize].add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        self.micros[kind as usize].record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_not_known_is_one_of_the_others() {
+        let counters = ByNumber::new(&[200, 404]);
+        for status in [404, 404, 418, 65_535] {
+            counters.add(status);
+        }
+        let counts: Vec<_> = counters.iter().collect();
+        assert_eq!(counts, [(Some(200), 0), (Some(404), 2), (None, 2)]);
+    }
+
+    #[test]
+    fn a_bound_is_within_its_bucket() {
+        let histogram = Histogram::new(&[0, 10]);
+        for value in [0, 1, 10, 11] {
+            histogram.record(value);
+        }
+        let buckets: Vec<_> = histogram.buckets().collect();
+        assert_eq!((buckets, histogram.sum()), (vec![(Some(0), 1), (Some(10), 2), (None, 1)], 22));
     }
 }

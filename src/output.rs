@@ -161,20 +161,20 @@ impl Output {
         dropped
     }
 
-    /// Writes until everything is written or the socket takes no more, and says in `progress`
-    /// whether it took anything.
+    /// Writes until everything is written or the socket takes no more, and adds to
+    /// `written` how many bytes it took.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         socket: &mut Socket,
-        progress: &mut bool,
+        written: &mut usize,
     ) -> Poll<io::Result<()>> {
         while !self.segments.is_empty() {
             let count = ready!(self.poll_write_some(cx, socket))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            *progress = true;
+            *written += count;
             self.unflushed = true;
             self.consume(count);
         }

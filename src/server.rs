@@ -309,11 +309,12 @@ async fn serve(opening: BoxFuture<'static, Option<(Opened, Admission)>>, hub: Hu
     let Some((opened, _admission)) = opening.await else { return };
     let (id, reason) = session::run(opened).await;
     hub.metrics().closed.add(1);
+    hub.metrics().closed_with.add(reason.code());
     log::debug!("connection {id} {reason}");
 }
 
 async fn refuse(incoming: Incoming, answer: Answer, hub: Hub) {
-    hub.metrics().refused.add(1);
+    hub.metrics().answer(answer.status().as_u16());
     if let Some(mut socket) = incoming.into_plain() {
         answer.send(&mut socket).await;
     }

@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use crate::{
+    about::About,
     close::CloseReason,
     config::Config,
     frame::{Delivery, Message, Opcode, push_frame},
@@ -98,6 +99,7 @@ impl Wire {
         &mut self,
         cx: &mut Context<'_>,
         config: &Config,
+        about: &About,
     ) -> Poll<Result<Inbound, CloseReason>> {
         loop {
             if let Some(inbound) = self.decode().transpose() {
@@ -115,6 +117,7 @@ impl Wire {
                 return Poll::Ready(Err(CloseReason::Lost(io::ErrorKind::UnexpectedEof)));
             };
             self.read += count;
+            about.count_bytes_in(count);
             if let Some(inflow) = &mut self.inflow {
                 inflow.take(count);
             }
@@ -226,14 +229,14 @@ impl Wire {
         self.output.as_mut().map_or(0, |output| output.take_released())
     }
 
-    /// Writes what waits. `progress` says whether the peer took any of it.
+    /// Writes what waits, and adds to `written` how many bytes of it the peer took.
     pub(crate) fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,
-        progress: &mut bool,
+        written: &mut usize,
     ) -> Poll<io::Result<()>> {
         let Some(output) = &mut self.output else { return Poll::Ready(Ok(())) };
-        output.poll_write(cx, &mut self.socket, progress)
+        output.poll_write(cx, &mut self.socket, written)
     }
 
     /// Gives back what belongs to the thread, before the task waits. What cannot be given back

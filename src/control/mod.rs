@@ -8,6 +8,7 @@ mod access;
 mod filter;
 mod lists;
 mod members;
+mod metrics;
 mod ports;
 mod query;
 mod reply;
@@ -23,6 +24,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     Method, StatusCode,
     body::{Body, Incoming as RequestBody},
+    header,
     http::request::Parts,
     server::conn::http1,
     service::service_fn,
@@ -33,8 +35,9 @@ use tokio::{sync::Semaphore, time::timeout};
 pub(crate) use self::ports::Port;
 use self::{
     access::Access,
+    metrics::Format,
     reply::{Problem, Reply},
-    rest::{Asked, Routes},
+    rest::{Asked, Call, Place, Routes},
     stream::Stream,
 };
 use crate::{
@@ -42,6 +45,7 @@ use crate::{
     admission::Admission,
     answer,
     listener::Incoming,
+    route::Params,
     server::{self, Shared},
     socket::Socket,
 };
@@ -132,10 +136,8 @@ impl Control {
         match head.uri.path() {
             "/api/health" | "/healthz" if reads => Reply::text(StatusCode::OK, "ok\n"),
             "/readyz" if reads => readiness(server),
-            path if path.starts_with("/api/") => {
-                let called = self.call(path, head, body, server).await;
-                called.unwrap_or_else(Problem::into_reply)
-            }
+            "/metrics" if reads && port == Port::Control => self.metrics(head, server),
+            path if path.starts_with("/api/") => self.answer_call(path, head, body, server).await,
             _ if port == Port::Data => {
                 Problem::not_found("there is no such call here").into_reply()
             }
@@ -143,15 +145,41 @@ impl Control {
         }
     }
 
-    async fn call(
+    /// Asked without a token: Prometheus has none, and there is nobody's name in it.
+    fn metrics(&self, head: &Parts, server: &Shared) -> Reply {
+        let accept = head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        let format = Format::accepted(accept);
+        let page = metrics::page(&server.hub, self.routes.counts(), format);
+        Reply::page(page, format.content_type())
+    }
+
+    async fn answer_call(
         &self,
         path: &str,
         head: &Parts,
         body: RequestBody,
         server: &Shared,
+    ) -> Reply {
+        let found = self.routes.find(&head.method, path);
+        let place = found.as_ref().map_or(Place::NONE, |(place, ..)| *place);
+        let found = found.map(|(_, call, params)| (call, params));
+        let called = self.call(path, found, head, body, server).await;
+        let reply = called.unwrap_or_else(Problem::into_reply);
+        self.routes.count(place, reply.status().as_u16());
+        reply
+    }
+
+    /// Who may not call is not told what there is.
+    async fn call(
+        &self,
+        path: &str,
+        found: Result<(Call, Params), Problem>,
+        head: &Parts,
+        body: RequestBody,
+        server: &Shared,
     ) -> Result<Reply, Problem> {
         let base = self.access.check(path, head)?;
-        let (call, params) = self.routes.find(&head.method, path)?;
+        let (call, params) = found?;
         let body = read_body(body, server).await?;
         let asked = Asked::new(head, &params, body, base, &server.hub, self.access.keys())?;
         call(&asked)

@@ -30,6 +30,13 @@ impl Reply {
         reply
     }
 
+    pub(super) fn page(page: String, content_type: &'static str) -> Self {
+        let content_type = HeaderValue::from_static(content_type);
+        let mut reply = Self::empty(StatusCode::OK).with(header::CONTENT_TYPE, content_type);
+        reply.body = page.into();
+        reply
+    }
+
     pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Self {
         let mut reply = Self::empty(status)
             .with(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -1,5 +1,7 @@
 //! The calls of the REST API, each an address, a method and a plain function.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use hyper::{Method, header, http::request::Parts};
 
@@ -13,6 +15,7 @@ use super::{
 use crate::{
     access_keys::AccessKeys,
     hub::{Hub, State, Target},
+    metrics::ByNumber,
     peer::{ConnectionId, Peer},
     protocol::{check_group, check_hub},
     route::{Match, Params, Pattern},
@@ -49,25 +52,63 @@ const CALLS: &[(Method, &str, Call)] = &[
     (Method::POST, "/:generateToken", token::generate),
 ];
 
+/// How often each call was answered with which status, by route template; the first one is for
+/// everything that is no call.
+pub(super) type CallCounts = Vec<(String, ByNumber)>;
+
+/// The statuses of answers to calls.
+const STATUSES: &[u16] = &[200, 202, 204, 400, 401, 404, 405, 408, 413, 415];
+
 /// The table above, ready to be searched.
-pub(super) struct Routes(Vec<(Method, Pattern, Call)>);
+pub(super) struct Routes {
+    calls: Vec<(Method, Pattern, Call)>,
+    counts: Arc<CallCounts>,
+}
+
+/// A place in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place(Option<usize>);
+
+impl Place {
+    /// That of everything that is no call.
+    pub(super) const NONE: Self = Self(None);
+}
 
 impl Routes {
     pub(super) fn new() -> Self {
-        let pattern = |path: &str| Pattern::new(&format!("/api/hubs/{{hub}}{path}"));
+        let path = |path: &str| format!("/api/hubs/{{hub}}{path}");
+        let pattern = |tail: &str| Pattern::new(&path(tail));
         let calls = CALLS.iter().map(|(method, path, call)| (method.clone(), pattern(path), *call));
-        Self(calls.collect())
+        let templates = CALLS.iter().map(|(method, tail, _)| format!("{method} {}", path(tail)));
+        let templates = ["other".to_owned()].into_iter().chain(templates);
+        let counts = templates.map(|template| (template, ByNumber::new(STATUSES))).collect();
+        Self { calls: calls.collect(), counts: Arc::new(counts) }
     }
 
-    pub(super) fn find(&self, method: &Method, path: &str) -> Result<(Call, Params), Problem> {
+    pub(super) fn counts(&self) -> &Arc<CallCounts> {
+        &self.counts
+    }
+
+    /// Counts an answer.
+    pub(super) fn count(&self, place: Place, status: u16) {
+        self.counts[place.0.map_or(0, |place| place + 1)].1.add(status);
+    }
+
+    pub(super) fn find(
+        &self,
+        method: &Method,
+        path: &str,
+    ) -> Result<(Place, Call, Params), Problem> {
         let mut allowed = Vec::new();
-        for (allows, pattern, call) in &self.0 {
+        for (place, (allows, pattern, call)) in self.calls.iter().enumerate() {
             match pattern.matches(path) {
                 Match::No => {}
                 Match::Bad(name) => {
                     return Err(Problem::bad(format!("{name}: must be percent-encoded UTF-8")));
                 }
-                Match::Yes(params) if allows == method => return Ok((*call, params)),
+                Match::Yes(params) if allows == method => {
+                    return Ok((Place(Some(place)), *call, params));
+                }
                 Match::Yes(_) => allowed.push(allows.as_str()),
             }
         }

@@ -56,7 +56,7 @@ impl Io {
     }
 
     pub(super) fn poll_peer_close(&mut self, cx: &mut Context<'_>) -> bool {
-        let next = self.wire.poll_next(cx, &self.config);
+        let next = self.wire.poll_next(cx, &self.config, &self.registration.peer.about);
         let read = self.wire.take_read();
         self.discard(read);
         if self.phase == Phase::Over {

@@ -290,13 +290,14 @@ impl Io {
 
     /// Writes what waits; says whether nothing waits any more.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut progress = false;
-        let flushed = self.wire.poll_flush(cx, &mut progress).map_err(|error| error.kind());
+        let mut written = 0;
+        let flushed = self.wire.poll_flush(cx, &mut written).map_err(|error| error.kind());
+        self.registration.peer.about.count_bytes_out(written);
         let released = self.wire.take_released();
         if released > 0 {
             self.registration.release(released);
         }
-        if progress || flushed.is_ready() {
+        if written > 0 || flushed.is_ready() {
             self.stalled_since = None;
         }
         match flushed {
@@ -306,7 +307,7 @@ impl Io {
             Poll::Ready(Err(kind)) => self.lose(kind),
             _ => {}
         }
-        if progress && !self.listening && self.wire.replies() <= HIGH_WATER {
+        if written > 0 && !self.listening && self.wire.replies() <= HIGH_WATER {
             self.wake_handler();
         }
         flushed.is_ready()

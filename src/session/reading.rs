@@ -13,7 +13,7 @@ impl Io {
                 self.listening = false;
                 return self.wait(cx);
             }
-            let next = self.wire.poll_next(cx, &self.config);
+            let next = self.wire.poll_next(cx, &self.config, &self.registration.peer.about);
             self.limit_control_frames();
             match next {
                 Poll::Ready(Ok(Inbound::Message(message))) => {

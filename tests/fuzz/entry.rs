@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use crate::{
+    about::{About, Origin},
     close::CloseReason,
     config::Config,
     frame::{Form, Publication, payloads},
@@ -252,8 +253,9 @@ async fn listen(bytes: &[u8], piece: usize, park: bool) -> Vec<Heard> {
 /// Takes everything that there is; says whether the connection has ended.
 fn hear(wire: &mut Wire, config: &Config, park: bool, heard: &mut Vec<Heard>) -> bool {
     let mut context = Context::from_waker(Waker::noop());
+    let about = About::new(Origin::default());
     loop {
-        let polled = wire.poll_next(&mut context, config);
+        let polled = wire.poll_next(&mut context, config, &about);
         if park {
             wire.park();
         }
