@@ -97,17 +97,22 @@ impl Connection {
         self.send(Message::Binary(bytes.into())).await
     }
 
-    /// Queues text that is at hand as bytes, without a copy of its own.
-    pub(crate) async fn send_encoded(&mut self, text: &str) -> Result<(), Closed> {
+    /// Queues text that is at hand as bytes, without a copy of its own. Whoever does so waits for
+    /// [`room`](Self::room) before the next message.
+    pub(crate) fn push_encoded(&mut self, text: &str) {
+        let mut io = self.shared.lock();
+        if io.reason().is_none() {
+            self.shared.peer.about.count_out(1);
+            io.wire().push_text(text);
+        }
+    }
+
+    /// Waits while too much of what was queued is unwritten; [`Closed`] once the connection is.
+    pub(crate) async fn room(&mut self) -> Result<(), Closed> {
         poll_fn(|cx| {
             let mut io = self.shared.lock();
-            let room = io.poll_room(cx).map_err(|()| Closed);
-            if room == Poll::Ready(Ok(())) {
-                self.shared.peer.about.count_out(1);
-                io.wire().push_text(text);
-                io.wake_task(cx);
-            }
-            room
+            io.wake_task(cx);
+            io.poll_room(cx).map_err(|()| Closed)
         })
         .await
     }

@@ -110,6 +110,9 @@ struct Entry {
     membership: Option<Box<Membership>>,
 }
 
+/// Every connection has one, and the map has room for up to twice as many.
+const _: () = assert!(size_of::<(ConnectionId, Entry)>() <= 24);
+
 pub(crate) struct Membership {
     /// Which [`Member`](crate::Member) this is: a connection may be one, and later another.
     pub(crate) ticket: Ticket,
@@ -156,6 +159,9 @@ impl Hub {
     /// its own. It exists while it has members; naming one costs nothing.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
+        if *self.name == *name {
+            return self.clone();
+        }
         Self { shared: Arc::clone(&self.shared), name: name.into() }
     }
 

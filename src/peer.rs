@@ -109,6 +109,9 @@ pub(crate) struct Peer {
     rights: OnceLock<Box<Mutex<Rights>>>,
 }
 
+/// Every connection has one. Who adds to it says here what that costs.
+const _: () = assert!(size_of::<Peer>() <= 176);
+
 /// What came of one push.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Push {

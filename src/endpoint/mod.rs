@@ -48,6 +48,18 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
+    use crate::{connection::Connection, route::Params};
+
+    fn future_size<F: Fn(Connection, Params) -> R, R>(_: F) -> usize {
+        size_of::<R>()
+    }
+
+    /// Every connection has one of these.
+    #[test]
+    fn the_futures_of_idle_handlers_stay_small() {
+        assert!(future_size(plain::echo) <= 240, "{} bytes", future_size(plain::echo));
+        assert!(future_size(user::serve) <= 280, "{} bytes", future_size(user::serve));
+    }
 
     fn hash_of(element: &str) -> String {
         let (start, end) = (format!("<{element}>"), format!("</{element}>"));

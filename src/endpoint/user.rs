@@ -62,7 +62,9 @@ pub(super) fn client_seat(
 }
 
 /// Runs one connection, in the form that its seat has.
-pub(super) async fn serve(mut connection: Connection, _: Params) {
+pub(super) async fn serve(mut connection: Connection, params: Params) {
+    // Its seat knows the user. An idle connection keeps nothing that it does not need.
+    drop(params);
     let Some(member) = connection.take_member() else { return };
     for group in connection.identity().groups() {
         // Past the limit of groups, the token has asked for more than there is.
@@ -106,8 +108,7 @@ async fn simple(mut connection: Connection, member: &Member) {
 }
 
 async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed> {
-    let hello = protocol::connected(&connection.id().to_string(), member.user());
-    connection.send_encoded(&hello).await?;
+    connection.push_encoded(&protocol::connected(&connection.id().to_string(), member.user()));
     let mut speaker = Speaker {
         member,
         #[cfg(feature = "control")]
@@ -117,27 +118,23 @@ async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed>
         refused_joins: 0,
     };
     loop {
-        let message = if let Some(message) = connection.try_recv() {
-            message
-        } else {
-            speaker.publish();
-            connection.recv().await.ok_or(Closed)?
-        };
-        let Message::Text(text) = message else {
-            let reason = "this endpoint takes text frames only";
-            connection.end(CloseReason::Unsupported(reason));
-            return Err(Closed);
-        };
-        for reply in speaker.answer(&text).into_iter().flatten() {
-            connection.send_encoded(&reply).await?;
+        // What a message needs is gone before anything is waited for: this future stays small.
+        while let Some(message) = connection.try_recv() {
+            speaker.hear(message, &mut connection);
+            room(&mut connection).await?;
         }
-        #[cfg(feature = "control")]
-        connection.room_for_events().await;
-        if speaker.refused_joins > MAX_REFUSED_JOINS {
-            connection.end(CloseReason::Policy("too many groups"));
-            return Err(Closed);
-        }
+        speaker.publish();
+        let message = connection.recv().await.ok_or(Closed)?;
+        speaker.hear(message, &mut connection);
+        room(&mut connection).await?;
     }
+}
+
+/// Waits until both the client and the event handler have kept up.
+async fn room(connection: &mut Connection) -> Result<(), Closed> {
+    #[cfg(feature = "control")]
+    connection.room_for_events().await;
+    connection.room().await
 }
 
 /// What one client says, and what it is told of it.
@@ -147,7 +144,7 @@ struct Speaker<'a> {
     line: Option<Arc<Line>>,
     ack_ids: AckIds,
     /// Messages that are accepted and not queued yet: all to the same receivers.
-    outbox: Option<Outbox<'a>>,
+    outbox: Option<Box<Outbox<'a>>>,
     /// Joins that were one too many.
     refused_joins: u32,
 }
@@ -199,6 +196,20 @@ fn needed_right<'a>(action: &'a Action<'_>) -> Option<Right<'a>> {
 }
 
 impl Speaker<'_> {
+    /// Takes one message, and queues what the client is told.
+    fn hear(&mut self, message: Message, connection: &mut Connection) {
+        let Message::Text(text) = message else {
+            let reason = "this endpoint takes text frames only";
+            return connection.end(CloseReason::Unsupported(reason));
+        };
+        for reply in self.answer(&text).into_iter().flatten() {
+            connection.push_encoded(&reply);
+        }
+        if self.refused_joins > MAX_REFUSED_JOINS {
+            connection.end(CloseReason::Policy("too many groups"));
+        }
+    }
+
     /// Carries out one frame; returns what the client is told.
     fn answer(&mut self, text: &str) -> [Option<String>; 2] {
         match ClientFrame::parse(text) {
@@ -321,13 +332,14 @@ impl Speaker<'_> {
         let fits = |outbox: &Outbox<'_>| {
             outbox.target == *target && outbox.exclude == exclude && outbox.batch.len() < MAX_BATCH
         };
-        if !self.outbox.as_ref().is_some_and(fits) {
+        if !self.outbox.as_deref().is_some_and(fits) {
             self.publish();
             let member = self.member;
             let stopping = || (ErrorName::InternalServerError, "the server is stopping".to_owned());
             let accepted = member.hub().accept().ok_or_else(stopping)?;
             let (target, batch) = (target.clone(), Batch::default());
-            self.outbox = Some(Outbox { target, exclude, batch, _accepted: accepted });
+            let outbox = Outbox { target, exclude, batch, _accepted: accepted };
+            self.outbox = Some(Box::new(outbox));
         }
         if let Some(outbox) = &mut self.outbox {
             outbox.batch.push(source, self.member.user(), payload);

@@ -96,6 +96,9 @@ pub(crate) struct Io {
     tasks: Option<Box<JoinSet<()>>>,
 }
 
+/// Every connection has one. Who adds to it says here what that costs.
+const _: () = assert!(size_of::<Io>() <= 320);
+
 /// How far a connection has come towards its end (RFC 6455 section 7.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -111,28 +114,32 @@ enum Phase {
 }
 
 /// Runs an open connection until both its closing handshake and its handler are over.
-pub(crate) async fn run(opened: Opened) -> (ConnectionId, CloseReason) {
+///
+/// An `async fn` would keep its argument beside what is taken out of it, for as long as it runs.
+pub(crate) fn run(opened: Opened) -> impl Future<Output = (ConnectionId, CloseReason)> + Send {
     let Opened { shared, handler } = opened;
-    let mut timer = pin!(sleep_until(shared.lock().keepalive_at));
     let mut handler = Some(handler);
-    poll_fn(|cx| {
-        if let Some(running) = &mut handler
-            && let Poll::Ready(end) = poll_handler(running, cx)
-        {
-            handler = None;
-            shared.lock().handler_ended(end);
+    async move {
+        let mut timer = pin!(sleep_until(shared.lock().keepalive_at));
+        poll_fn(|cx| {
+            if let Some(running) = &mut handler
+                && let Poll::Ready(end) = poll_handler(running, cx)
+            {
+                handler = None;
+                shared.lock().handler_ended(end);
+            }
+            let connection = shared.lock().poll_drive(cx, timer.as_mut());
+            if handler.is_some() { Poll::Pending } else { connection }
+        })
+        .await;
+        let reason = shared.lock().reason.clone();
+        let reason = reason.unwrap_or(CloseReason::Lost(io::ErrorKind::NotConnected));
+        #[cfg(feature = "control")]
+        if let Some(line) = &shared.line {
+            line.closed(&reason);
         }
-        let connection = shared.lock().poll_drive(cx, timer.as_mut());
-        if handler.is_some() { Poll::Pending } else { connection }
-    })
-    .await;
-    let reason = shared.lock().reason.clone();
-    let reason = reason.unwrap_or(CloseReason::Lost(io::ErrorKind::NotConnected));
-    #[cfg(feature = "control")]
-    if let Some(line) = &shared.line {
-        line.closed(&reason);
+        (shared.peer.id, reason)
     }
-    (shared.peer.id, reason)
 }
 
 /// How a handler ended.
