@@ -6,7 +6,10 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 #[cfg(feature = "jwt")]
 use std::sync::Arc;
-use std::{net::IpAddr, num::NonZeroUsize, process::ExitCode, time::Duration};
+use std::{
+    net::IpAddr, num::NonZeroUsize, process::ExitCode, thread::available_parallelism,
+    time::Duration,
+};
 
 #[cfg(feature = "control")]
 use clap::builder::NonEmptyStringValueParser;
@@ -20,6 +23,7 @@ use hubnerite::{EventHandler, EventUrl};
 use ipnet::IpNet;
 use log::LevelFilter;
 use sd_notify::NotifyState;
+use tokio::runtime::Builder;
 
 #[cfg(feature = "control")]
 use crate::control_flags::{ControlFlags, Keys};
@@ -339,11 +343,18 @@ fn start(flags: Flags) -> Result<ExitCode, Box<dyn std::error::Error>> {
     logging::start(flags.log_level)?;
     // Without more files there are fewer connections, and the default of their limit knows it.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = flags.threads {
-        runtime.worker_threads(threads.get());
+    Ok(runtime(flags.threads).enable_all().build()?.block_on(serve(flags))?)
+}
+
+/// One thread needs nothing of what lets several take each other's work.
+fn runtime(threads: Option<NonZeroUsize>) -> Builder {
+    let threads = threads.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    if threads == 1 {
+        return Builder::new_current_thread();
     }
-    Ok(runtime.enable_all().build()?.block_on(serve(flags))?)
+    let mut runtime = Builder::new_multi_thread();
+    runtime.worker_threads(threads);
+    runtime
 }
 
 async fn serve(flags: Flags) -> Result<ExitCode, Error> {
