@@ -1,7 +1,5 @@
 //! The daemon: flags, logging, listeners, signals, exit code. Nothing else.
 
-#[cfg(feature = "control")]
-use std::convert::Infallible;
 #[cfg(feature = "tls")]
 use std::path::PathBuf;
 #[cfg(feature = "jwt")]
@@ -11,26 +9,27 @@ use std::{
     time::Duration,
 };
 
-#[cfg(feature = "control")]
-use clap::builder::NonEmptyStringValueParser;
 use clap::{CommandFactory, Parser};
 use hubnerite::{
     Address, AllowedOrigin, Config, Error, Expiry, Listener, SameUser, Server, Sharing,
     parse_duration, parse_size,
 };
-#[cfg(feature = "control")]
-use hubnerite::{EventHandler, EventUrl};
 use ipnet::IpNet;
 use log::LevelFilter;
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
 
-#[cfg(feature = "control")]
-use crate::control_flags::{ControlFlags, Keys};
 use crate::signals::Reloads;
+#[cfg(feature = "control")]
+use crate::{
+    control_flags::{ControlFlags, Keys},
+    event_flags::EventFlags,
+};
 
 #[cfg(feature = "control")]
 mod control_flags;
+#[cfg(feature = "control")]
+mod event_flags;
 mod logging;
 mod signals;
 
@@ -71,7 +70,7 @@ struct Flags {
 
     #[cfg(feature = "control")]
     #[command(flatten)]
-    backend: BackendFlags,
+    events: EventFlags,
 
     #[command(flatten)]
     limits: LimitFlags,
@@ -127,32 +126,6 @@ struct AccessFlags {
     #[cfg(feature = "tls")]
     #[arg(long, env = "HUBNERITE_TLS_CLIENT_CA", value_name = "PATH", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
-}
-
-/// Who is told of what clients do.
-#[cfg(feature = "control")]
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Event handler")]
-struct BackendFlags {
-    /// Where events are sent, with {hub} and {event} for the names: http:// or https://
-    #[arg(long, env = "HUBNERITE_EVENT_HANDLER", value_name = "URL", value_parser = parse_url)]
-    event_handler: Option<Result<EventUrl, &'static str>>,
-
-    /// Which events: connect, connected, disconnected, names of user events, * for all of those
-    #[arg(long, env = "HUBNERITE_EVENTS", value_name = "NAME", value_delimiter = ',')]
-    #[arg(default_value = "connect,connected,disconnected,*", requires = "event_handler")]
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    events: Vec<String>,
-
-    /// How long an event may take, its answer included
-    #[arg(long, env = "HUBNERITE_EVENT_TIMEOUT", value_name = "DURATION", default_value = "5s")]
-    #[arg(value_parser = parse_duration)]
-    event_timeout: Duration,
-
-    /// Events that may be on their way at once
-    #[arg(long, env = "HUBNERITE_EVENT_CONCURRENCY", value_name = "COUNT")]
-    #[arg(default_value_t = hubnerite::EventHandler::CONCURRENCY)]
-    event_concurrency: NonZeroUsize,
 }
 
 /// How much, and how long.
@@ -285,18 +258,13 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
     address.or_else(|_| text.parse()).map_err(|_| "expected an address or ADDRESS/BITS".to_owned())
 }
 
-/// clap would repeat what it refuses, and there may be a password in it.
-#[cfg(feature = "control")]
-#[expect(clippy::unnecessary_wraps, reason = "clap asks for a result, and is not to have this one")]
-fn parse_url(text: &str) -> Result<Result<EventUrl, &'static str>, Infallible> {
-    Ok(text.parse())
-}
-
 fn main() -> ExitCode {
     let flags = Flags::parse();
     refuse_to_be_open(&flags);
     #[cfg(feature = "control")]
-    flags.backend.refuse_bad_url();
+    if let Some(rule) = flags.events.broken_rule() {
+        refuse(&format!("--event-handler: {rule}"));
+    }
     match start(flags) {
         Ok(code) => code,
         Err(error) => {
@@ -367,9 +335,9 @@ async fn serve(flags: Flags) -> Result<ExitCode, Error> {
     let server = flags.access.guard(server, keys.as_ref(), &mut reloads)?;
     let listeners = listeners(&flags, &mut reloads).await?;
     #[cfg(feature = "control")]
-    let server = flags.backend.tell(server, &listeners, keys.as_ref())?;
-    #[cfg(feature = "control")]
     let server = control(server, keys.as_ref(), &flags, &mut reloads).await?;
+    #[cfg(feature = "control")]
+    let server = flags.events.tell(server, keys.as_ref())?;
     // Before anybody is told that we are here, and may tell us to go.
     let stop = signals::stop()?;
     tokio::spawn(signals::reload_on_hangup(reloads)?);
@@ -531,36 +499,6 @@ impl AccessFlags {
     #[cfg(not(feature = "tls"))]
     fn secure(&self, listeners: Vec<Listener>, _: &mut Reloads) -> Result<Vec<Listener>, Error> {
         Ok(listeners)
-    }
-}
-
-#[cfg(feature = "control")]
-impl BackendFlags {
-    fn refuse_bad_url(&self) {
-        if let Some(Err(rule)) = &self.event_handler {
-            let text = format!("--event-handler: {rule}");
-            Flags::command().error(clap::error::ErrorKind::ValueValidation, text).exit();
-        }
-    }
-
-    /// Tells the event handler of events, if there is one.
-    fn tell(
-        &self,
-        server: Server,
-        listeners: &[Listener],
-        keys: Option<&Keys>,
-    ) -> Result<Server, Error> {
-        let Some(Ok(url)) = &self.event_handler else { return Ok(server) };
-        let handler = EventHandler::new(url.clone())
-            .events(&self.events)
-            .access_keys(keys.map(|keys| keys.keys().all().to_vec()).unwrap_or_default())
-            .timeout(self.event_timeout)
-            .concurrency(self.event_concurrency);
-        let mut addresses = listeners.iter().map(Listener::local_address);
-        server.event_handler(match addresses.find(|address| !address.starts_with("unix:")) {
-            Some(address) => handler.origin(address),
-            None => handler,
-        })
     }
 }
 

@@ -173,6 +173,13 @@ impl Server {
         self
     }
 
+    /// Host and port under which backends find us.
+    #[cfg(feature = "control")]
+    pub(crate) fn control_address(&self) -> Option<String> {
+        let addresses = self.control_listeners.iter().map(Listener::local_address);
+        addresses.into_iter().find(|address| !address.starts_with("unix:"))
+    }
+
     #[cfg(feature = "control")]
     pub(crate) fn with_upstream(mut self, upstream: Arc<Upstream>) -> Self {
         self.shared.upstream = Some(upstream);

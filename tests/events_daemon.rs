@@ -13,11 +13,14 @@ async fn the_flags_say_where_events_go_and_which() {
     let mut backend = Backend::answering(status(204)).await;
     let url = format!("--event-handler=http://{}/hubs/{{hub}}/{{event}}", backend.address);
     let flags = [&*url, "--events=connect,disconnected", "--event-timeout=1s"];
-    let daemon = Daemon::start(&[&flags[..], &["--event-concurrency=1"]].concat()).await;
+    let daemon = Daemon::start(
+        &[&flags[..], &["--event-concurrency=1", "--event-origin=hub.example.com"]].concat(),
+    )
+    .await;
     let client = JsonClient::in_hub(daemon.address(), "chat").await;
     let connect = backend.expect("connect").await;
     assert_eq!(connect.path, "/hubs/chat/connect");
-    assert_eq!(connect.header("webhook-request-origin"), daemon.listening[0]);
+    assert_eq!(connect.header("webhook-request-origin"), "hub.example.com");
     drop(client);
     assert_eq!(backend.expect("disconnected").await.path, "/hubs/chat/disconnected");
     daemon.stop().await;

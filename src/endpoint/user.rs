@@ -1,8 +1,5 @@
 //! `/ws/{user_id}` and `/client/hubs/{hub}`: the JSON protocol.
 
-#[cfg(feature = "control")]
-use std::sync::Arc;
-
 use crate::{
     ack::AckIds,
     auth::{Identity, Rejection, Request},
@@ -19,10 +16,7 @@ use crate::{
     route::Params,
 };
 #[cfg(feature = "control")]
-use crate::{
-    events::{Line, NotRaised},
-    protocol::DataType,
-};
+use crate::{events::NotRaised, protocol::DataType};
 
 /// Messages to the same receivers are queued together up to this many bytes.
 const MAX_BATCH: usize = 64 << 10;
@@ -109,14 +103,8 @@ async fn simple(mut connection: Connection, member: &Member) {
 
 async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed> {
     connection.push_encoded(&protocol::connected(&connection.id().to_string(), member.user()));
-    let mut speaker = Speaker {
-        member,
-        #[cfg(feature = "control")]
-        line: connection.line().cloned(),
-        ack_ids: AckIds::default(),
-        outbox: None,
-        refused_joins: 0,
-    };
+    let mut speaker =
+        Speaker { member, ack_ids: AckIds::default(), outbox: None, refused_joins: 0 };
     loop {
         // What a message needs is gone before anything is waited for: this future stays small.
         while let Some(message) = connection.try_recv() {
@@ -140,8 +128,6 @@ async fn room(connection: &mut Connection) -> Result<(), Closed> {
 /// What one client says, and what it is told of it.
 struct Speaker<'a> {
     member: &'a Member,
-    #[cfg(feature = "control")]
-    line: Option<Arc<Line>>,
     ack_ids: AckIds,
     /// Messages that are accepted and not queued yet: all to the same receivers.
     outbox: Option<Box<Outbox<'a>>>,
@@ -181,6 +167,28 @@ enum Done {
     Later,
 }
 
+#[cfg(feature = "control")]
+fn raise(
+    connection: &Connection,
+    name: &str,
+    payload: Payload<'_>,
+    ack_id: Option<u64>,
+) -> Result<Done, Failure> {
+    let Some(line) = connection.line() else { return Err(no_event_handler()) };
+    let raised = line.raise(name, payload.data_type(), payload.to_plain().into(), ack_id);
+    raised.map(|()| Done::Later).map_err(|not_raised| match not_raised {
+        NotRaised::NotTaken => no_event_handler(),
+        NotRaised::Busy => {
+            (ErrorName::TooManyRequests, "too many events wait for the event handler".to_owned())
+        }
+    })
+}
+
+#[cfg(not(feature = "control"))]
+fn raise(_: &Connection, _: &str, _: Payload<'_>, _: Option<u64>) -> Result<Done, Failure> {
+    Err(no_event_handler())
+}
+
 fn no_event_handler() -> Failure {
     (ErrorName::NotFound, "there is no event handler".to_owned())
 }
@@ -202,7 +210,7 @@ impl Speaker<'_> {
             let reason = "this endpoint takes text frames only";
             return connection.end(CloseReason::Unsupported(reason));
         };
-        for reply in self.answer(&text).into_iter().flatten() {
+        for reply in self.answer(connection, &text).into_iter().flatten() {
             connection.push_encoded(&reply);
         }
         if self.refused_joins > MAX_REFUSED_JOINS {
@@ -211,11 +219,11 @@ impl Speaker<'_> {
     }
 
     /// Carries out one frame; returns what the client is told.
-    fn answer(&mut self, text: &str) -> [Option<String>; 2] {
+    fn answer(&mut self, connection: &Connection, text: &str) -> [Option<String>; 2] {
         match ClientFrame::parse(text) {
             Ok(frame) => {
                 let pong = matches!(frame.action, Action::Ping).then(|| protocol::PONG.to_owned());
-                [pong, self.acknowledge(frame)]
+                [pong, self.acknowledge(connection, frame)]
             }
             Err(bad) => {
                 let failure = protocol::failure(bad.ack_id, ErrorName::BadRequest, &bad.message);
@@ -224,15 +232,18 @@ impl Speaker<'_> {
         }
     }
 
-    fn acknowledge(&mut self, frame: ClientFrame<'_>) -> Option<String> {
+    fn acknowledge(&mut self, connection: &Connection, frame: ClientFrame<'_>) -> Option<String> {
         let ack_id = frame.ack_id;
         #[cfg(feature = "control")]
-        self.forget_failed_events();
+        if let Some(line) = connection.line() {
+            // They may be tried again.
+            line.take_failed().into_iter().for_each(|id| self.ack_ids.remove(id));
+        }
         if ack_id.is_some_and(|id| self.ack_ids.contains(id)) {
             let message = "this ackId was used before";
             return Some(protocol::failure(ack_id, ErrorName::Duplicate, message));
         }
-        match self.carry_out(frame.action, ack_id) {
+        match self.carry_out(connection, frame.action, ack_id) {
             Ok(done) => ack_id.and_then(|id| {
                 // One that failed may be tried again under the same id.
                 self.ack_ids.insert(id);
@@ -242,7 +253,12 @@ impl Speaker<'_> {
         }
     }
 
-    fn carry_out(&mut self, action: Action<'_>, ack_id: Option<u64>) -> Result<Done, Failure> {
+    fn carry_out(
+        &mut self,
+        connection: &Connection,
+        action: Action<'_>,
+        ack_id: Option<u64>,
+    ) -> Result<Done, Failure> {
         if needed_right(&action).is_some_and(|right| !self.member.may(right)) {
             return Err((ErrorName::Forbidden, "there is no right to this".to_owned()));
         }
@@ -275,48 +291,16 @@ impl Speaker<'_> {
                     return Err((ErrorName::NotFound, "no such user is connected".to_owned()));
                 }
             }
-            Action::Event { name, payload } => return self.raise(&name, payload, ack_id),
+            Action::Event { name, payload } => {
+                // The handler must not hear of it before others hear what was said before.
+                self.publish();
+                return raise(connection, &name, payload, ack_id);
+            }
             // The second of its two answers may wait for room; what was accepted must not.
             Action::Ping => drop(self.publish()),
             Action::SequenceAck => {}
         }
         Ok(Done::Now)
-    }
-
-    #[cfg(feature = "control")]
-    fn raise(
-        &mut self,
-        name: &str,
-        payload: Payload<'_>,
-        ack_id: Option<u64>,
-    ) -> Result<Done, Failure> {
-        // The handler must not hear of it before others hear what was said before.
-        self.publish();
-        let body = payload.to_plain().into();
-        let raised = match &self.line {
-            Some(line) => line.raise(name, payload.data_type(), body, ack_id),
-            None => Err(NotRaised::NotTaken),
-        };
-        raised.map(|()| Done::Later).map_err(|not_raised| match not_raised {
-            NotRaised::NotTaken => no_event_handler(),
-            NotRaised::Busy => {
-                let message = "too many events wait for the event handler";
-                (ErrorName::TooManyRequests, message.to_owned())
-            }
-        })
-    }
-
-    #[cfg(not(feature = "control"))]
-    #[expect(clippy::unused_self, reason = "with an event handler there is somebody to ask")]
-    fn raise(&self, _: &str, _: Payload<'_>, _: Option<u64>) -> Result<Done, Failure> {
-        Err(no_event_handler())
-    }
-
-    #[cfg(feature = "control")]
-    fn forget_failed_events(&mut self) {
-        if let Some(line) = &self.line {
-            line.take_failed().into_iter().for_each(|id| self.ack_ids.remove(id));
-        }
     }
 
     /// Accepts a message, unless the server stops. It is queued with those that follow it to the

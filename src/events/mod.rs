@@ -37,7 +37,7 @@ use crate::{error::Error, metrics::EventOutcome, server::Server};
 pub struct EventHandler {
     url: EventUrl,
     events: Vec<String>,
-    origin: String,
+    origin: Option<String>,
     access_keys: Vec<String>,
     timeout: Duration,
     concurrency: NonZeroUsize,
@@ -57,7 +57,7 @@ impl EventHandler {
         Self {
             url,
             events: ["connect", "connected", "disconnected", "*"].map(str::to_owned).into(),
-            origin: "localhost".to_owned(),
+            origin: None,
             access_keys: Vec::new(),
             timeout: Self::TIMEOUT,
             concurrency: Self::CONCURRENCY,
@@ -72,11 +72,11 @@ impl EventHandler {
         self
     }
 
-    /// How we call ourselves in `WebHook-Request-Origin`: a host, with its port if it is not the
-    /// usual one. Default `localhost`.
+    /// What we call ourselves in `WebHook-Request-Origin`: a host, with its port if it is not the
+    /// usual one. Default: the address of the control port, or `localhost`.
     #[must_use]
     pub fn origin(mut self, host: impl Into<String>) -> Self {
-        self.origin = host.into();
+        self.origin = Some(host.into());
         self
     }
 
@@ -124,9 +124,12 @@ impl Server {
     /// Tells this handler of events on the routes that are in a hub: those that
     /// [`daemon_routes`](Self::daemon_routes) adds for users.
     ///
+    /// To be called behind [`control`](Self::control), if there is a control port.
+    ///
     /// # Errors
     /// [`Error::EventHandler`] if its URL is `https` and the system's certificates cannot be read.
-    pub fn event_handler(self, handler: EventHandler) -> Result<Self, Error> {
+    pub fn event_handler(self, mut handler: EventHandler) -> Result<Self, Error> {
+        handler.origin = handler.origin.or_else(|| self.control_address());
         let upstream = Arc::new(Upstream::new(handler, self.hub())?);
         Ok(self.with_upstream(upstream))
     }

@@ -178,8 +178,7 @@ impl Upstream {
             let _slot = self.slots.acquire().await;
             self.ask_permission(&source.hub).await?;
             let url = self.url(&source.hub, &event.name)?;
-            let (origin, signer) = (&self.handler.origin, &self.signer);
-            let request = cloud_event::request(url, origin, signer, source, event);
+            let request = cloud_event::request(url, self.origin(), &self.signer, source, event);
             judge(self.client.send(request).await?)
         };
         timeout(self.handler.timeout, exchange).await.unwrap_or(Err(Failure::TimedOut))
@@ -198,11 +197,15 @@ impl Upstream {
     async fn negotiate(&self, hub: &str) -> Result<(), Failure> {
         // As published, `{event}` stands for `validate` here.
         let url = self.url(hub, "validate")?;
-        let origin = &self.handler.origin;
+        let origin = self.origin();
         let request: Request<Full<Bytes>> = cloud_event::permission_request(url, origin);
         let answer = self.client.send(request).await?;
         let allowed = answer.status().is_success() && permission::allows(answer.headers(), origin);
         if allowed { Ok(()) } else { Err(Failure::NotAllowed) }
+    }
+
+    fn origin(&self) -> &str {
+        self.handler.origin.as_deref().unwrap_or("localhost")
     }
 
     fn url(&self, hub: &str, event: &str) -> Result<Uri, Failure> {

@@ -45,21 +45,25 @@ app.use(chat.getMiddleware())
 const server = app.listen(0, '127.0.0.1')
 await once(server, 'listening')
 
-const flags = ['--listen', '127.0.0.1:0', '--event-handler', `http://127.0.0.1:${server.address().port}/api/webpubsub/hubs/{hub}/`]
+const flags = ['--listen', '127.0.0.1:0', '--control', '127.0.0.1:0', '--event-handler', `http://127.0.0.1:${server.address().port}/api/webpubsub/hubs/{hub}/`]
 const daemon = spawn(process.argv[2], flags, { stdio: ['ignore', 'ignore', 'pipe'] })
 process.on('exit', () => daemon.kill('SIGKILL'))
-const address = await soon((async () => {
-  for await (const line of createInterface(daemon.stderr)) {
-    const found = line.match(/listening on (127\.0\.0\.1:\d+)/)
+const log = createInterface(daemon.stderr)[Symbol.asyncIterator]()
+async function logged(pattern) {
+  for (;;) {
+    const { value, done } = await soon(log.next(), 'a line of the log')
+    check(!done, 'the daemon ended')
+    const found = value.match(pattern)
     if (found) return found[1]
   }
-  throw new Error('the daemon ended')
-})(), 'the address of the daemon')
+}
+const endpoint = await logged(/control on (http:\S+)/)
+const address = await logged(/listening on (127\.0\.0\.1:\d+)/)
 daemon.stderr.resume()
 
 // Hubs without any handler of events; only their origins are looked at.
-for (const [hub, endpoint] of [['ours', `http://${address}`], ['foreign', 'http://other.example.com']]) {
-  app.use(new WebPubSubEventHandler(hub, { allowedEndpoints: [endpoint] }).getMiddleware())
+for (const [hub, allowed] of [['ours', endpoint], ['foreign', 'http://other.example.com']]) {
+  app.use(new WebPubSubEventHandler(hub, { allowedEndpoints: [allowed] }).getMiddleware())
 }
 
 async function start(query, hub = 'chat') {
