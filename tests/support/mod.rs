@@ -15,6 +15,8 @@ mod frames;
 mod http;
 mod json;
 mod raw;
+#[cfg(feature = "control")]
+pub mod rest;
 mod server;
 mod witness;
 
