@@ -120,11 +120,11 @@ impl ControlFlags {
             Address::Tcp(_) => format!("{scheme}://{endpoint}"),
             Address::Unix(_) => endpoint,
         };
-        log::info!("control on {endpoint}");
         if let Keys::Made(keys) = keys {
             // Whoever started us reads it here, and nowhere else.
             let _ = writeln!(io::stdout(), "{}", keys.connection_string(&endpoint));
         }
+        log::info!(target: "hubnerite", "control on {endpoint}");
         Ok(server.control(keys.keys().clone(), listeners))
     }
 }
