@@ -11,12 +11,7 @@ use std::{
 };
 
 #[cfg(feature = "control")]
-use crate::{
-    close::CloseReason,
-    hub::{JoinError, Target},
-    peer::Peer,
-    rights::Rights,
-};
+use crate::{close::CloseReason, hub::Target, peer::Peer, place::JoinError, rights::Rights};
 use crate::{
     hub::{Hub, State},
     metrics::Traffic,

@@ -22,6 +22,7 @@ use crate::{
     gate::{Entered, Gate},
     metrics::Metrics,
     peer::{Budget, ConnectionId, Peer, Push},
+    place::Place,
 };
 
 /// Every connection, user and group of this process. Cheap to clone; every clone is the same hub.
@@ -43,18 +44,6 @@ pub struct Sent {
     pub recipients: usize,
     /// Connections that were closed because of it: their queue was past its budget.
     pub evicted: usize,
-}
-
-/// Why a group could not be joined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum JoinError {
-    /// The connection is in as many groups as it may be.
-    #[error("a connection can be in at most {0} groups")]
-    TooMany(usize),
-    /// The connection is no longer a member: it was evicted or replaced.
-    #[error("the connection is about to close")]
-    Closed,
 }
 
 /// How many entries there are.
@@ -119,13 +108,6 @@ pub(crate) struct Membership {
     hub: Arc<str>,
     pub(crate) user: Option<Arc<str>>,
     pub(crate) groups: Vec<Arc<str>>,
-}
-
-/// One member, and the hub around it.
-pub(crate) struct Place<'a> {
-    pub(crate) peer: &'a Arc<Peer>,
-    pub(crate) membership: &'a mut Membership,
-    here: &'a mut Members,
 }
 
 /// A number that no other membership has.
@@ -437,29 +419,6 @@ impl State {
     }
 }
 
-impl Place<'_> {
-    /// Joins a group, within the limit; to be in it already changes nothing.
-    pub(crate) fn join_group(&mut self, group: &str, limit: usize) -> Result<(), JoinError> {
-        let (groups, here) = (&mut self.membership.groups, &mut self.here.groups);
-        if groups.iter().any(|joined| **joined == *group) {
-            return Ok(());
-        }
-        if groups.len() >= limit {
-            return Err(JoinError::TooMany(limit));
-        }
-        let name = here.get_key_value(group).map_or_else(|| group.into(), |(k, _)| Arc::clone(k));
-        here.entry(Arc::clone(&name)).or_default().insert(self.peer.id, Arc::clone(self.peer));
-        groups.push(name);
-        Ok(())
-    }
-
-    /// Leaves a group; not to be in it changes nothing.
-    pub(crate) fn leave_group(&mut self, group: &str) {
-        self.membership.groups.retain(|joined| **joined != *group);
-        self.here.leave_group(group, self.peer.id);
-    }
-}
-
 impl Members {
     pub(crate) fn receivers(&self, target: Target<'_>, mut each: impl FnMut(&Arc<Peer>)) {
         let mut users = |user: &str| self.users.get(user).into_iter().flatten().for_each(&mut each);
@@ -483,7 +442,7 @@ impl Members {
         }
     }
 
-    fn leave_group(&mut self, group: &str, id: ConnectionId) {
+    pub(crate) fn leave_group(&mut self, group: &str, id: ConnectionId) {
         let Some(peers) = self.groups.get_mut(group) else { return };
         peers.remove(&id);
         shrink(peers);

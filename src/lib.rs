@@ -81,6 +81,7 @@ mod offer;
 mod origin;
 mod output;
 mod peer;
+mod place;
 #[cfg(feature = "control")]
 mod process;
 mod protocol;
@@ -120,12 +121,13 @@ pub use crate::{
     error::Error,
     frame::{Message, Utf8Bytes},
     handler::{Handler, Outcome, Route},
-    hub::{Counts, Hub, JoinError, Sent},
+    hub::{Counts, Hub, Sent},
     listener::{Address, Listener, Sharing},
     member::{Member, UserTaken},
     metrics::{ByNumber, Counter, Histogram, Metrics, Traffic},
     origin::{AllowedOrigin, Origin},
     peer::ConnectionId,
+    place::JoinError,
     rights::{Action, Permission, Rights},
     route::Params,
     server::{Drained, Server},

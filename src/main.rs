@@ -1,31 +1,23 @@
 //! The daemon: flags, logging, listeners, signals, exit code. Nothing else.
 
-#[cfg(feature = "tls")]
-use std::path::PathBuf;
-#[cfg(feature = "jwt")]
-use std::sync::Arc;
-use std::{
-    net::IpAddr, num::NonZeroUsize, process::ExitCode, thread::available_parallelism,
-    time::Duration,
-};
+use std::{num::NonZeroUsize, process::ExitCode, thread::available_parallelism, time::Duration};
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use hubnerite::{
-    Address, AllowedOrigin, Config, Error, Expiry, Listener, SameUser, Server, Sharing,
-    parse_duration, parse_size,
+    Address, Config, Error, Listener, SameUser, Server, Sharing, parse_duration, parse_size,
 };
-use ipnet::IpNet;
 use log::LevelFilter;
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
 
-use crate::signals::Reloads;
+use crate::{access_flags::AccessFlags, signals::Reloads};
 #[cfg(feature = "control")]
 use crate::{
     control_flags::{ControlFlags, Keys},
     event_flags::EventFlags,
 };
 
+mod access_flags;
 #[cfg(feature = "control")]
 mod control_flags;
 #[cfg(feature = "control")]
@@ -74,58 +66,6 @@ struct Flags {
 
     #[command(flatten)]
     limits: LimitFlags,
-}
-
-/// Who may connect, and from where.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Access")]
-struct AccessFlags {
-    /// A key that access tokens are checked with: ALGORITHM:PATH; may be repeated
-    #[cfg(feature = "jwt")]
-    #[arg(long, env = "HUBNERITE_TOKEN_KEY", value_name = "KEY", value_delimiter = ',')]
-    token_key: Vec<hubnerite::TokenKeyFile>,
-
-    /// A cookie that may hold the token; believed with an allowed Origin only
-    #[cfg(feature = "jwt")]
-    #[arg(long, env = "HUBNERITE_TOKEN_COOKIE", value_name = "NAME", requires = "token_key")]
-    token_cookie: Option<String>,
-
-    /// Close a connection with 1008 when its token expires
-    #[cfg(feature = "jwt")]
-    #[arg(long, env = "HUBNERITE_CLOSE_ON_EXPIRY", requires = "token_key")]
-    close_on_expiry: bool,
-
-    /// Listen on other addresses than loopback without any token key
-    #[arg(long, env = "HUBNERITE_ALLOW_OPEN")]
-    allow_open: bool,
-
-    /// A web origin whose pages may connect, beside the server's own, or *; may be repeated
-    #[arg(long, env = "HUBNERITE_ALLOW_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
-    allow_origin: Vec<AllowedOrigin>,
-
-    /// A host name that the daemon answers under [default: any]; may be repeated
-    #[arg(long, env = "HUBNERITE_ALLOW_HOST", value_name = "HOST", value_delimiter = ',')]
-    allow_host: Vec<String>,
-
-    /// A proxy whose word on client addresses is believed: ADDRESS or NETWORK; may be repeated
-    #[arg(long, env = "HUBNERITE_TRUSTED_PROXY", value_name = "NETWORK", value_delimiter = ',')]
-    #[arg(value_parser = parse_network)]
-    trusted_proxy: Vec<IpNet>,
-
-    /// The certificate chain in PEM; TCP addresses then speak TLS
-    #[cfg(feature = "tls")]
-    #[arg(long, env = "HUBNERITE_TLS_CERT", value_name = "PATH", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-
-    /// The certificate's private key in PEM
-    #[cfg(feature = "tls")]
-    #[arg(long, env = "HUBNERITE_TLS_KEY", value_name = "PATH", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-
-    /// Authorities in PEM; a client must have a certificate of theirs, whose subject is the user
-    #[cfg(feature = "tls")]
-    #[arg(long, env = "HUBNERITE_TLS_CLIENT_CA", value_name = "PATH", requires = "tls_cert")]
-    tls_client_ca: Option<PathBuf>,
 }
 
 /// How much, and how long.
@@ -252,18 +192,12 @@ struct LimitFlags {
     drain_spread: Duration,
 }
 
-/// An address stands for the network that it alone is.
-fn parse_network(text: &str) -> Result<IpNet, String> {
-    let address = text.parse::<IpAddr>().map(IpNet::from);
-    address.or_else(|_| text.parse()).map_err(|_| "expected an address or ADDRESS/BITS".to_owned())
-}
-
 fn main() -> ExitCode {
     let flags = Flags::parse();
     refuse_to_be_open(&flags);
     #[cfg(feature = "control")]
     if let Some(rule) = flags.events.broken_rule() {
-        refuse(&format!("--event-handler: {rule}"));
+        refuse(ErrorKind::ValueValidation, &format!("--event-handler: {rule}"));
     }
     match start(flags) {
         Ok(code) => code,
@@ -278,19 +212,21 @@ fn main() -> ExitCode {
 fn refuse_to_be_open(flags: &Flags) {
     let remote = flags.listen.iter().find(|address| !address.is_local());
     if let Some(address) = remote.filter(|_| !flags.has_key() && !flags.access.allow_open) {
-        refuse(&format!(
+        let text = format!(
             "--listen {address} would let everybody in: give a --token-key, an --access-key or \
              --tls-client-ca, or say --allow-open"
-        ));
+        );
+        refuse(ErrorKind::MissingRequiredArgument, &text);
     }
     #[cfg(feature = "control")]
     if let Some(address) = flags.control.keyless_address() {
-        refuse(&format!("--control {address} is for others too: give an --access-key"));
+        let text = format!("--control {address} is for others too: give an --access-key");
+        refuse(ErrorKind::MissingRequiredArgument, &text);
     }
 }
 
-fn refuse(why: &str) -> ! {
-    Flags::command().error(clap::error::ErrorKind::MissingRequiredArgument, why).exit()
+fn refuse(kind: ErrorKind, why: &str) -> ! {
+    Flags::command().error(kind, why).exit()
 }
 
 impl Flags {
@@ -374,138 +310,6 @@ async fn control(
 ) -> Result<Server, Error> {
     let secure = |listeners| flags.access.secure(listeners, reloads);
     flags.control.serve(server, keys, flags.sharing(), flags.access.scheme(), secure).await
-}
-
-/// There is no control port, so there are no keys for it.
-#[cfg(not(feature = "control"))]
-enum Keys {}
-
-#[cfg_attr(
-    not(all(feature = "jwt", feature = "tls")),
-    allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "the full build needs them")
-)]
-impl AccessFlags {
-    #[cfg(feature = "jwt")]
-    fn has_token_key(&self) -> bool {
-        !self.token_key.is_empty()
-    }
-
-    #[cfg(not(feature = "jwt"))]
-    fn has_token_key(&self) -> bool {
-        false
-    }
-
-    #[cfg(feature = "jwt")]
-    fn expiry(&self) -> Expiry {
-        if self.close_on_expiry { Expiry::Close } else { Expiry::Ignore }
-    }
-
-    #[cfg(not(feature = "jwt"))]
-    fn expiry(&self) -> Expiry {
-        Expiry::Ignore
-    }
-
-    #[cfg(feature = "tls")]
-    fn has_key(&self) -> bool {
-        self.has_token_key() || self.tls_client_ca.is_some()
-    }
-
-    #[cfg(not(feature = "tls"))]
-    fn has_key(&self) -> bool {
-        self.has_token_key()
-    }
-
-    /// Asks for tokens if there are keys, or else for the names in client certificates. With a
-    /// key that was made at start, a token is only asked what it says if there is one.
-    fn guard(
-        &self,
-        server: Server,
-        keys: Option<&Keys>,
-        reloads: &mut Reloads,
-    ) -> Result<Server, Error> {
-        #[cfg(feature = "jwt")]
-        if self.has_token_key() || keys.is_some() {
-            let guard = self.token_guard(keys, reloads)?;
-            #[cfg(feature = "control")]
-            if !self.has_token_key() && matches!(keys, Some(Keys::Made(_))) {
-                #[cfg(feature = "tls")]
-                if self.tls_client_ca.is_some() {
-                    return Ok(server.guard(guard.or_else(hubnerite::certificate_guard)));
-                }
-                return Ok(server.guard(guard.or_else(everybody)));
-            }
-            return Ok(server.guard(guard));
-        }
-        #[cfg(feature = "tls")]
-        if self.tls_client_ca.is_some() {
-            return Ok(server.guard(hubnerite::certificate_guard));
-        }
-        let _ = (keys, reloads);
-        Ok(server)
-    }
-
-    #[cfg(feature = "jwt")]
-    fn token_guard(
-        &self,
-        keys: Option<&Keys>,
-        reloads: &mut Reloads,
-    ) -> Result<hubnerite::TokenGuard, Error> {
-        let tokens = hubnerite::TokenKeys::load(self.token_key.clone())?;
-        #[cfg(feature = "control")]
-        let tokens = match keys {
-            Some(keys) => tokens.with_access_keys(keys.keys()),
-            None => tokens,
-        };
-        #[cfg(not(feature = "control"))]
-        let _ = keys;
-        let tokens = Arc::new(tokens);
-        let guard = hubnerite::TokenGuard::new(Arc::clone(&tokens));
-        reloads.add(move || tokens.reload());
-        Ok(match &self.token_cookie {
-            Some(name) => guard.cookie(name),
-            None => guard,
-        })
-    }
-
-    /// What addresses that are not for this machine alone are spoken to with.
-    #[cfg(all(feature = "control", feature = "tls"))]
-    fn scheme(&self) -> &'static str {
-        if self.tls_cert.is_some() { "https" } else { "http" }
-    }
-
-    #[cfg(all(feature = "control", not(feature = "tls")))]
-    fn scheme(&self) -> &'static str {
-        "http"
-    }
-
-    #[cfg(feature = "tls")]
-    fn secure(
-        &self,
-        listeners: Vec<Listener>,
-        reloads: &mut Reloads,
-    ) -> Result<Vec<Listener>, Error> {
-        let Some((certificate, key)) = self.tls_cert.clone().zip(self.tls_key.clone()) else {
-            return Ok(listeners);
-        };
-        let client_authorities = self.tls_client_ca.clone();
-        let files = hubnerite::TlsFiles { certificate, key, client_authorities };
-        let tls = hubnerite::Tls::load(files)?;
-        let listeners = listeners.into_iter().map(|listener| listener.with_tls(tls.clone()));
-        let listeners = listeners.collect();
-        reloads.add(move || tls.reload());
-        Ok(listeners)
-    }
-
-    #[cfg(not(feature = "tls"))]
-    fn secure(&self, listeners: Vec<Listener>, _: &mut Reloads) -> Result<Vec<Listener>, Error> {
-        Ok(listeners)
-    }
-}
-
-/// The guard of a daemon that is open.
-#[cfg(feature = "control")]
-async fn everybody(_: &hubnerite::Request) -> Result<hubnerite::Identity, hubnerite::Rejection> {
-    Ok(hubnerite::Identity::anonymous())
 }
 
 fn config(flags: &Flags) -> Config {

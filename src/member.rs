@@ -6,8 +6,9 @@ use crate::{
     close::CloseReason,
     config::SameUser,
     frame::{Form, Message},
-    hub::{Hub, JoinError, Place, Sent, State, Target, Ticket},
+    hub::{Hub, Sent, State, Target, Ticket},
     peer::{ConnectionId, Peer},
+    place::{JoinError, Place},
     rights::Action,
 };
 

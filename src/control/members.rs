@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     close::CloseReason,
-    hub::{JoinError, Target},
+    hub::Target,
     peer::ConnectionId,
+    place::JoinError,
     protocol::check_group,
     rights::{Permission, Rights},
 };

@@ -67,8 +67,9 @@ impl Caller {
         fields: &[(&str, &str)],
         body: &str,
     ) -> HttpAnswer {
-        let fields: String =
+        let fields: Vec<_> =
             fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let fields = fields.concat();
         let length = body.len();
         self.write(&format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{fields}\r\n{body}"
