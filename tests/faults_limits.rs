@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 use hubnerite::Config;
 use scene::Scene;
 use support::{
-    ClientFrame, RawClient, ServerFrame, disconnected, eventually, upgrade, upgrade_with,
+    ClientFrame, End, RawClient, ServerFrame, disconnected, eventually, upgrade, upgrade_with,
 };
+
+/// An `open_timeout` that is waited for.
+const SOON: Duration = Duration::from_millis(300);
 
 // ---- Row 11: messages.
 
@@ -209,6 +212,39 @@ async fn a_header_that_cannot_be_read_is_no_way_around_the_limit() {
         drop((held, other));
         scene.end().await;
     }
+}
+
+/// The PROXY protocol, version 2: what cannot be understood is not taken for a request either.
+#[tokio::test]
+async fn a_proxy_header_is_understood_or_the_end() {
+    const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+    let trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let config = Config { trusted_proxies, open_timeout: SOON, ..Config::default() };
+    let scene = Scene::start(config).await;
+    let request = upgrade("/ws");
+    for (what, rest, taken) in [
+        ("the proxy itself", [0x20, 0x00, 0, 0], true),
+        ("an address of no known kind", [0x21, 0x00, 0, 0], true),
+        ("an address that is not there", [0x21, 0x11, 0, 0], true),
+        ("another version", [0x11, 0x11, 0, 0], false),
+        ("longer than any", [0x21, 0x11, 0xff, 0xff], false),
+        ("longer than what comes", [0x21, 0x11, 0x03, 0xff], false),
+    ] {
+        let mut client = RawClient::connect(scene.address()).await;
+        let bytes = [SIGNATURE, &rest, request.as_bytes()].concat();
+        if taken {
+            assert_eq!(client.request(bytes).await.status, 101, "{what}");
+        } else {
+            client.write(bytes).await;
+            assert!(matches!(client.next_frame().await, Err(End::Closed | End::Reset)), "{what}");
+        }
+    }
+    for cut in 1..SIGNATURE.len() {
+        let mut client = RawClient::connect(scene.address()).await;
+        client.write(&SIGNATURE[..cut]).await;
+        assert!(client.next_frame().await.is_err(), "after {cut} bytes");
+    }
+    scene.end().await;
 }
 
 #[tokio::test]
