@@ -27,6 +27,8 @@ pub(super) fn send(asked: &Asked<'_>) -> Result<Reply, Problem> {
         Target::Group(group) => Source::Group(group),
         _ => Source::Server,
     };
+    // What is queued behind a connection's request to close would be counted and not written.
+    let _accepted = asked.hub.accept().ok_or_else(stopping)?;
     let mut message = Batch::default();
     message.push(source, None, Payload { data_type, data: &data });
     let sent = if selection.is_everybody() {
@@ -37,6 +39,10 @@ pub(super) fn send(asked: &Asked<'_>) -> Result<Reply, Problem> {
     Ok(Reply::empty(StatusCode::ACCEPTED)
         .with(HeaderName::from_static("x-hubnerite-recipients"), sent.recipients)
         .with(HeaderName::from_static("x-hubnerite-dropped"), sent.evicted))
+}
+
+fn stopping() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the server is stopping")
 }
 
 /// The body as what clients are sent. JSON is checked and carried as it came.
