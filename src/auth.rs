@@ -24,6 +24,9 @@ pub struct Request {
     pub(crate) client: Option<IpAddr>,
     pub(crate) origin: Verdict,
     pub(crate) certificate_subject: Option<String>,
+    /// The certificate itself, in DER.
+    #[cfg(feature = "control")]
+    pub(crate) certificate: Option<Vec<u8>>,
 }
 
 impl Request {

@@ -81,7 +81,14 @@ pub(crate) async fn open(
         Err(_) => return None,
     };
     let Established { mut socket, client, certificate_subject, refusal } = established;
-    let origin = Peer { address: peer, client, certificate_subject, admission };
+    let origin = Peer {
+        address: peer,
+        client,
+        certificate_subject,
+        #[cfg(feature = "control")]
+        certificate: socket.certificate(),
+        admission,
+    };
     let mut early = Vec::new();
     let answer = if let Some(refusal) = refusal {
         Err(Instead::Answer(refusal.into()))
@@ -133,6 +140,8 @@ struct Peer {
     address: PeerAddr,
     client: Option<IpAddr>,
     certificate_subject: Option<String>,
+    #[cfg(feature = "control")]
+    certificate: Option<Vec<u8>>,
     admission: Admission,
 }
 
@@ -224,8 +233,17 @@ async fn agree_on(
     let response = create_response(&http).map_err(|error| bad(&error.to_string()))?;
     let origin = check_origin(http.headers(), &server.config.allow_origins)?;
     let client = admit(&mut peer, http.headers(), server)?;
-    let Peer { address: peer, certificate_subject, admission, .. } = peer;
-    let request = Request { http, params, peer, client, origin, certificate_subject };
+    let admission = peer.admission;
+    let request = Request {
+        http,
+        params,
+        peer: peer.address,
+        client,
+        origin,
+        certificate_subject: peer.certificate_subject,
+        #[cfg(feature = "control")]
+        certificate: peer.certificate,
+    };
     let guard = route.guard.as_ref().or(server.guard.as_ref());
     let mut guest = match guard {
         Some(guard) => Some(ask(&**guard, &request).await?),

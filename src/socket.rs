@@ -118,6 +118,16 @@ impl Socket {
         }
     }
 
+    /// The client's certificate in DER, if TLS asked for one.
+    #[cfg(feature = "control")]
+    pub(crate) fn certificate(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => Some(stream.get_ref().1.peer_certificates()?.first()?.to_vec()),
+        }
+    }
+
     /// Makes the close of this socket a reset: the peer has had its time, and a socket that
     /// lingers in the kernel would keep what it never read.
     pub(crate) fn reset_on_close(&self) {

@@ -211,6 +211,29 @@ async fn a_client_certificate_names_the_user() {
     daemon.stop().await;
 }
 
+#[cfg(feature = "control")]
+#[tokio::test]
+async fn a_client_certificate_is_shown_to_the_event_handler() {
+    let authority = Authority::new("shown");
+    authority.sign("server");
+    let alice = authority.sign("alice");
+    let mut backend = support::Backend::answering(support::status(204)).await;
+    let flags = authority.flags();
+    let ca = format!("--tls-client-ca={}", authority.path("ca.pem"));
+    let url = format!("--event-handler=http://{}/", backend.address);
+    let daemon = Daemon::start(&[&flags[0], &flags[1], &ca, &url, "--events=connect"]).await;
+    let stream = authority.connect(&daemon, &[&TLS13], Some("alice")).await.unwrap();
+    assert_eq!(RawClient::over(stream).request(upgrade("/client/hubs/chat")).await.status, 101);
+    let heard = backend.expect("connect").await;
+    assert_eq!(heard.header("ce-userid"), "alice");
+    let shown = &heard.json()["clientCertificates"][0];
+    let content = shown["content"].as_str().unwrap();
+    assert_eq!(CertificateDer::from_pem_slice(content.as_bytes()).unwrap(), alice);
+    let thumbprint = shown["thumbprint"].as_str().unwrap();
+    assert!(thumbprint.len() == 40 && thumbprint.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    daemon.stop().await;
+}
+
 #[tokio::test]
 async fn certificates_are_read_again_on_sighup_and_open_connections_stay() {
     let authority = Authority::new("renew");

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use data_encoding::{BASE64_MIME, HEXUPPER};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
+use sha1::{Digest, Sha1};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 
@@ -111,8 +113,17 @@ struct Question {
 
 #[derive(Debug, Serialize)]
 struct Certificate {
+    /// The SHA-1 of the DER form: a name, and no proof of anything.
     thumbprint: String,
     content: String,
+}
+
+impl Certificate {
+    fn new(der: &[u8]) -> Self {
+        let body = BASE64_MIME.encode(der);
+        let content = format!("-----BEGIN CERTIFICATE-----\r\n{body}-----END CERTIFICATE-----\r\n");
+        Self { thumbprint: HEXUPPER.encode(&Sha1::digest(der)), content }
+    }
 }
 
 impl Question {
@@ -127,7 +138,11 @@ impl Question {
             query: query(request.http.uri().query().unwrap_or_default()),
             headers,
             subprotocols: request.subprotocols().map(str::to_owned).collect(),
-            client_certificates: Vec::new(),
+            client_certificates: request
+                .certificate
+                .iter()
+                .map(|der| Certificate::new(der))
+                .collect(),
         }
     }
 }

@@ -352,6 +352,8 @@ mod jwt {
             client: None,
             origin: Verdict::Absent,
             certificate_subject: None,
+            #[cfg(feature = "control")]
+            certificate: None,
         };
         let mut check = GUARD.check(&request);
         let mut context = std::task::Context::from_waker(Waker::noop());
