@@ -13,11 +13,12 @@ need() { # COMMAND PACKAGE...: Debian's packages, where the command is missing
   command -v "$1" >/dev/null || apt_install "${@:2}" || skip "$1 is missing and cannot be installed"
 }
 
-apt_install() {
-  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 --quiet --yes)
+apt_install() { apt_update && "${apt[@]}" install --no-install-recommends "$@"; }
+
+apt_update() { # once a run; sets `apt`
+  apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 --quiet --yes)
   [[ $(id -u) == 0 ]] || apt=(sudo -n "${apt[@]}")
-  [[ -e $scratch/updated ]] || { "${apt[@]}" update && touch "$scratch/updated"; } || return 1
-  "${apt[@]}" install --no-install-recommends "$@"
+  [[ -e $scratch/updated ]] || { "${apt[@]}" update && touch "$scratch/updated"; }
 }
 
 installed() { # FOLDER LIST...: true when the folder was made from these lists; otherwise sets `mark` for it
@@ -72,4 +73,12 @@ cargo_deny() { # sets `cargo_deny`
   timeout 20m cargo install cargo-deny --version "$version" --locked --debug --no-default-features --quiet \
     --root target/tools --target-dir target/tools/build || skip "cargo-deny cannot be installed"
   rm -rf target/tools/build
+}
+
+debian_program() { # PACKAGE PATH: a program of a package that is not installed, for that might start a service; sets `program`
+  local folder=target/debian-$1
+  program=$folder/$2
+  [[ -x $program ]] && return
+  rm -rf "$folder" && mkdir -p "$folder"
+  apt_update && (cd "$folder" && apt-get --quiet download "$1" && dpkg -x ./*.deb .) || skip "$1 cannot be fetched"
 }
