@@ -14,7 +14,7 @@ use crate::events::Line;
 use crate::{
     auth::Identity,
     close::{CloseReason, is_sendable},
-    frame::{Form, Message, Publication, Utf8Bytes},
+    frame::{Form, Item, Message, Publication, Utf8Bytes},
     hub::Hub,
     member::{Member, UserTaken},
     peer::{ConnectionId, Peer, Push},
@@ -226,7 +226,7 @@ impl Sender {
     /// # Errors
     /// [`Closed`] once the connection is closed, or if this message was too much for it.
     pub fn send(&self, message: impl Into<Message>) -> Result<(), Closed> {
-        let delivery = message.into().encode(Form::Bare);
+        let delivery = Item::frames(message.into().encode(Form::Bare), None);
         match self.hub.push(&self.peer, &delivery) {
             Push::Queued => Ok(()),
             Push::Gone | Push::PastBudget => Err(Closed),

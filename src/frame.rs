@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 pub use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::close::CloseReason;
+use crate::{close::CloseReason, turns::Turns};
 
 /// One whole message, however many frames it came in (RFC 6455 section 5.6).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,18 +126,37 @@ pub(crate) type Delivery = Arc<Item>;
 /// See [`Delivery`].
 #[derive(Debug)]
 pub(crate) enum Item {
-    /// The wire bytes of one or more whole frames.
-    Frames(Vec<u8>),
+    /// One or more whole frames.
+    Frames {
+        wire: Vec<u8>,
+        /// Counted once, not by each receiver.
+        messages: usize,
+        /// Who is woken next, if there are many receivers.
+        turns: Option<Arc<Turns>>,
+    },
     /// Write what came before (or throw it away, as the reason says), then close.
     Close(CloseReason),
 }
 
 impl Item {
+    /// Whole frames; `turns` if there may be many receivers.
+    pub(crate) fn frames(wire: Vec<u8>, turns: Option<Arc<Turns>>) -> Delivery {
+        let messages = payloads(&wire).count();
+        Arc::new(Self::Frames { wire, messages, turns })
+    }
+
     /// The wire bytes; none for a request to close.
-    pub(crate) fn frames(&self) -> &[u8] {
+    pub(crate) fn wire(&self) -> &[u8] {
         match self {
-            Self::Frames(bytes) => bytes,
+            Self::Frames { wire, .. } => wire,
             Self::Close(_) => &[],
+        }
+    }
+
+    /// Takes note that one receiver has it.
+    pub(crate) fn taken(&self) {
+        if let Self::Frames { turns: Some(turns), .. } = self {
+            turns.next();
         }
     }
 
@@ -145,7 +164,7 @@ impl Item {
     pub(crate) fn weight(&self) -> usize {
         const BOOKKEEPING: usize = 64;
         match self {
-            Self::Frames(bytes) => bytes.len() + BOOKKEEPING,
+            Self::Frames { wire, .. } => wire.len() + BOOKKEEPING,
             Self::Close(_) => 0,
         }
     }
@@ -163,16 +182,17 @@ pub(crate) enum Form {
 /// Messages that can be encoded in each [`Form`]. The hub asks once for each form that some
 /// receiver wants.
 pub(crate) trait Publication {
-    fn encode(&mut self, form: Form) -> Delivery;
+    /// The wire bytes.
+    fn encode(&mut self, form: Form) -> Vec<u8>;
 }
 
 /// A program's own message is the same to everybody.
 impl Publication for Message {
-    fn encode(&mut self, _: Form) -> Delivery {
+    fn encode(&mut self, _: Form) -> Vec<u8> {
         let payload = self.as_bytes();
         let mut wire = Vec::with_capacity(payload.len() + 10);
         push_frame(&mut wire, self.opcode(), payload);
-        Arc::new(Item::Frames(wire))
+        wire
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     fmt,
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    task::Waker,
     time::Instant,
 };
 
@@ -18,11 +19,12 @@ use crate::{
     auth::Identity,
     close::CloseReason,
     config::{Config, SameUser},
-    frame::{Delivery, Form, Message, Publication},
+    frame::{Delivery, Form, Item, Message, Publication},
     gate::{Entered, Gate},
     metrics::Metrics,
     peer::{Budget, ConnectionId, Peer, Push},
     place::Place,
+    turns::{AT_ONCE, Turns},
 };
 
 /// Every connection, user and group of this process. Cheap to clone; every clone is the same hub.
@@ -205,7 +207,7 @@ impl Hub {
     /// Queues a delivery for one connection, member or not.
     pub(crate) fn push(&self, peer: &Arc<Peer>, delivery: &Delivery) -> Push {
         let weight = delivery.weight();
-        let push = peer.push(delivery, weight, &self.shared.budget);
+        let push = peer.push(delivery, weight, &self.shared.budget, Waker::wake);
         match push {
             Push::Queued => self.shared.budget.add(weight),
             Push::PastBudget => {
@@ -265,19 +267,23 @@ impl Hub {
         wanted: impl Fn(&State, &Peer) -> bool,
     ) -> Sent {
         let mut state = self.shared.lock();
-        let mut fan_out = FanOut::new(publication, &self.shared.budget);
-        if let Some(here) = state.hubs.get(&self.name) {
+        let here = state.hubs.get(&self.name);
+        let most = here.map_or(0, |here| here.count(target));
+        let mut fan_out = FanOut::new(publication, &self.shared.budget, most);
+        if let Some(here) = here {
             here.receivers(target, |peer| {
                 if wanted(&state, peer) {
                     fan_out.push(peer);
                 }
             });
         }
-        let (sent, slow) = fan_out.finish();
+        let (sent, slow, awaited) = fan_out.finish();
         for peer in slow {
             self.shared.evict(&mut state, &peer, CloseReason::SlowReader);
         }
         self.shared.relieve(&mut state);
+        drop(state);
+        awaited.wake();
         self.shared.metrics.fan_out.record(sent.recipients as u64);
         if sent.recipients == 0 {
             self.shared.metrics.unheard.add(1);
@@ -420,6 +426,19 @@ impl State {
 }
 
 impl Members {
+    /// How many receivers there are at most.
+    fn count(&self, target: Target<'_>) -> usize {
+        let users = |user: &str| self.users.get(user).map_or(0, Vec::len);
+        match target {
+            Target::User(user) => users(user),
+            Target::Users(list) => list.iter().map(|user| users(user)).sum(),
+            Target::All => self.all.len(),
+            #[cfg(feature = "control")]
+            Target::Connection(_) => 1,
+            Target::Group(group) => self.groups.get(group).map_or(0, HashMap::len),
+        }
+    }
+
     pub(crate) fn receivers(&self, target: Target<'_>, mut each: impl FnMut(&Arc<Peer>)) {
         let mut users = |user: &str| self.users.get(user).into_iter().flatten().for_each(&mut each);
         match target {
@@ -466,24 +485,29 @@ struct FanOut<'a, P> {
     publication: &'a mut P,
     budget: &'a Budget,
     encoded: [Option<(Delivery, usize)>; 2],
+    awaited: Awaited,
     queued: usize,
     sent: Sent,
     slow: Vec<Arc<Peer>>,
 }
 
 impl<'a, P: Publication> FanOut<'a, P> {
-    fn new(publication: &'a mut P, budget: &'a Budget) -> Self {
+    /// `most` says how many receivers there can be.
+    fn new(publication: &'a mut P, budget: &'a Budget, most: usize) -> Self {
         let (encoded, slow) = ([None, None], Vec::new());
-        Self { publication, budget, encoded, queued: 0, sent: Sent::default(), slow }
+        let awaited = Awaited::new(most);
+        Self { publication, budget, encoded, awaited, queued: 0, sent: Sent::default(), slow }
     }
 
     fn push(&mut self, peer: &Arc<Peer>) {
         let (delivery, weight) = self.encoded[peer.form as usize].get_or_insert_with(|| {
-            let delivery = self.publication.encode(peer.form);
+            let wire = self.publication.encode(peer.form);
+            let delivery = Item::frames(wire, self.awaited.turns.clone());
             let weight = delivery.weight();
             (delivery, weight)
         });
-        match peer.push(delivery, *weight, self.budget) {
+        let wait = |receiver| self.awaited.receivers.push(receiver);
+        match peer.push(delivery, *weight, self.budget, wait) {
             Push::Queued => {
                 self.queued += *weight;
                 self.sent.recipients += 1;
@@ -496,9 +520,30 @@ impl<'a, P: Publication> FanOut<'a, P> {
         }
     }
 
-    fn finish(self) -> (Sent, Vec<Arc<Peer>>) {
+    fn finish(self) -> (Sent, Vec<Arc<Peer>>, Awaited) {
         self.budget.add(self.queued);
-        (self.sent, self.slow)
+        (self.sent, self.slow, self.awaited)
+    }
+}
+
+/// The receivers that wait for a message, until it is in the queues of all.
+struct Awaited {
+    receivers: Vec<Waker>,
+    /// There if they are many.
+    turns: Option<Arc<Turns>>,
+}
+
+impl Awaited {
+    fn new(most: usize) -> Self {
+        let turns = (most > AT_ONCE).then(Arc::default);
+        Self { receivers: Vec::with_capacity(most), turns }
+    }
+
+    fn wake(self) {
+        match self.turns {
+            Some(turns) => turns.begin(self.receivers),
+            None => self.receivers.into_iter().for_each(Waker::wake),
+        }
     }
 }
 

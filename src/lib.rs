@@ -24,7 +24,7 @@
 //!
 //! # Reading order
 //!
-//! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `queue`, `about`, `peer`,
+//! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `turns`, `queue`, `about`, `peer`,
 //! `gate`, `hub`, `member`, `directory`. How it travels: `socket`, `output`, `watch`, `inflow`,
 //! `wire`, `session`, `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`,
 //! `offer`, `handshake`. Who is told of it: `events`. What holds it together: `config`, `metrics`, `process`,
@@ -97,6 +97,7 @@ mod socket;
 mod tls;
 #[cfg(feature = "jwt")]
 mod token;
+mod turns;
 mod watch;
 mod wire;
 

@@ -57,7 +57,7 @@ impl Segment {
         match self {
             Self::Own(length) => *length,
             Self::Payload(payload) => payload.len(),
-            Self::Shared(delivery) => delivery.frames().len(),
+            Self::Shared(delivery) => delivery.wire().len(),
         }
     }
 }
@@ -200,7 +200,7 @@ impl Output {
                     this
                 }
                 Segment::Payload(payload) => payload,
-                Segment::Shared(delivery) => delivery.frames(),
+                Segment::Shared(delivery) => delivery.wire(),
             };
             &all[std::mem::take(&mut skip)..]
         };

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    task::Waker,
 };
 
 use crate::{
@@ -175,13 +176,19 @@ impl Peer {
 
     /// Queues one reference. The budget asks what waited before, so that one message larger than
     /// the budget still reaches a reader who keeps up.
-    pub(crate) fn push(&self, delivery: &Delivery, weight: usize, budget: &Budget) -> Push {
+    pub(crate) fn push(
+        &self,
+        delivery: &Delivery,
+        weight: usize,
+        budget: &Budget,
+        wake: impl FnOnce(Waker),
+    ) -> Push {
         let before = self.queued.fetch_add(weight, Relaxed);
         let push = if self.evicted.load(Relaxed) {
             Push::Gone
         } else if before > budget.per_connection {
             Push::PastBudget
-        } else if self.queue.push(delivery) {
+        } else if self.queue.push(delivery, wake) {
             return Push::Queued;
         } else {
             Push::Gone
@@ -199,7 +206,7 @@ impl Peer {
     /// Asks the connection's task to close. It finds the request behind what was queued before.
     pub(crate) fn close(&self, reason: CloseReason) {
         // If nobody listens any more, it is closed already.
-        self.queue.push(&Arc::new(Item::Close(reason)));
+        self.queue.push(&Arc::new(Item::Close(reason)), Waker::wake);
     }
 
     /// Like [`Peer::close`], at most once, and nothing is queued after it. `false` if it was
@@ -223,7 +230,7 @@ mod tests {
     }
 
     fn frames(length: usize) -> (Delivery, usize) {
-        let delivery = Arc::new(Item::Frames(vec![0; length]));
+        let delivery = Item::frames(vec![0; length], None);
         let weight = delivery.weight();
         (delivery, weight)
     }
@@ -232,11 +239,11 @@ mod tests {
     fn one_message_above_the_budget_reaches_a_reader_who_keeps_up() {
         let (peer, budget) = (peer(), Budget::new(100, 1000));
         let (large, weight) = frames(500);
-        assert_eq!(peer.push(&large, weight, &budget), Push::Queued);
-        assert_eq!(peer.push(&large, weight, &budget), Push::PastBudget);
+        assert_eq!(peer.push(&large, weight, &budget, Waker::wake), Push::Queued);
+        assert_eq!(peer.push(&large, weight, &budget, Waker::wake), Push::PastBudget);
         assert_eq!(peer.queued(), weight);
         peer.release(weight, &budget);
-        assert_eq!(peer.push(&large, weight, &budget), Push::Queued);
+        assert_eq!(peer.push(&large, weight, &budget, Waker::wake), Push::Queued);
     }
 
     #[test]
@@ -245,7 +252,7 @@ mod tests {
         assert!(peer.evict(CloseReason::SlowReader));
         assert!(!peer.evict(CloseReason::SlowReader));
         let (small, weight) = frames(1);
-        assert_eq!(peer.push(&small, weight, &budget), Push::Gone);
+        assert_eq!(peer.push(&small, weight, &budget, Waker::wake), Push::Gone);
         let mut queued = Vec::new();
         peer.queue.take(None, |delivery| queued.push(delivery));
         assert_eq!(queued.len(), 1);

@@ -3,7 +3,7 @@
 //! `data` is carried, not parsed: it is a [`RawValue`] from the sender's frame to the receivers',
 //! so numbers, key order and white space arrive as they were sent.
 
-use std::{borrow::Cow, fmt::Write as _, sync::Arc};
+use std::{borrow::Cow, fmt::Write as _};
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Deserializer};
@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 #[cfg(feature = "control")]
 use serde_json::value::to_raw_value;
 
-use crate::frame::{Delivery, Form, Item, Opcode, Publication, payloads, push_frame, push_header};
+use crate::frame::{Form, Opcode, Publication, payloads, push_frame, push_header};
 
 /// Characters in a group's name.
 const MAX_GROUP: usize = 1024;
@@ -387,11 +387,11 @@ impl Publication for Batch {
     /// A simple client gets the payload alone. Few are simple, so it is taken out of the
     /// encoded messages rather than kept beside them. The enveloped form is asked for last or
     /// alone: it takes the bytes along.
-    fn encode(&mut self, form: Form) -> Delivery {
-        Arc::new(Item::Frames(match form {
+    fn encode(&mut self, form: Form) -> Vec<u8> {
+        match form {
             Form::Envelope => self.wire.clone(),
             Form::Bare => bare(&self.wire),
-        }))
+        }
     }
 }
 
@@ -524,7 +524,7 @@ mod tests {
         let Action::SendToAll { payload, .. } = frame.action else { panic!("another action") };
         let mut batch = Batch::default();
         batch.push(Source::All, Some("u\"1"), payload);
-        let bytes = |delivery: Delivery| payloads(delivery.frames()).next().unwrap().to_vec();
+        let bytes = |wire: Vec<u8>| payloads(&wire).next().unwrap().to_vec();
         let envelope = bytes(batch.encode(Form::Envelope));
         (String::from_utf8(envelope).unwrap(), bytes(batch.encode(Form::Bare)))
     }

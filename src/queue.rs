@@ -28,8 +28,9 @@ struct State {
 const KEEP: usize = 16;
 
 impl Queue {
-    /// Queues one reference; `false` if there is no receiver any more.
-    pub(crate) fn push(&self, delivery: &Delivery) -> bool {
+    /// Queues one reference; `false` if there is no receiver any more. If it waits, `wake` gets
+    /// it, and has to see to it that it is woken.
+    pub(crate) fn push(&self, delivery: &Delivery, wake: impl FnOnce(Waker)) -> bool {
         let mut state = self.lock();
         if state.is_closed {
             return false;
@@ -38,7 +39,7 @@ impl Queue {
         let receiver = state.receiver.take();
         drop(state);
         if let Some(receiver) = receiver {
-            receiver.wake();
+            wake(receiver);
         }
         true
     }
@@ -85,12 +86,12 @@ mod tests {
     use crate::frame::Item;
 
     fn delivery(number: u8) -> Delivery {
-        Arc::new(Item::Frames(vec![number]))
+        Item::frames(vec![number], None)
     }
 
     fn taken(queue: &Queue) -> Vec<u8> {
         let mut numbers = Vec::new();
-        queue.take(None, |delivery| numbers.extend_from_slice(delivery.frames()));
+        queue.take(None, |delivery| numbers.extend_from_slice(delivery.wire()));
         numbers
     }
 
@@ -107,28 +108,28 @@ mod tests {
     fn a_receiver_that_waits_is_woken_once_for_a_batch() {
         let (queue, wakes) = (Queue::default(), Arc::new(Wakes::default()));
         let receiver = Waker::from(Arc::clone(&wakes));
-        queue.push(&delivery(0));
+        queue.push(&delivery(0), Waker::wake);
         queue.take(Some(&Context::from_waker(&receiver)), drop);
         assert_eq!(wakes.0.load(Relaxed), 0);
-        assert!((1..=3).all(|number| queue.push(&delivery(number))));
+        assert!((1..=3).all(|number| queue.push(&delivery(number), Waker::wake)));
         assert_eq!((wakes.0.load(Relaxed), taken(&queue)), (1, vec![1, 2, 3]));
-        queue.push(&delivery(4));
+        queue.push(&delivery(4), Waker::wake);
         assert_eq!(wakes.0.load(Relaxed), 1, "it has not waited again");
     }
 
     #[test]
     fn what_was_queued_before_the_end_can_be_taken_and_nothing_more_is() {
         let queue = Queue::default();
-        queue.push(&delivery(1));
+        queue.push(&delivery(1), Waker::wake);
         queue.close();
-        assert!(!queue.push(&delivery(2)));
+        assert!(!queue.push(&delivery(2), Waker::wake));
         assert_eq!(taken(&queue), [1]);
     }
 
     #[test]
     fn a_long_queue_leaves_no_room_behind() {
         let queue = Queue::default();
-        assert!((0..100).all(|number| queue.push(&delivery(number))));
+        assert!((0..100).all(|number| queue.push(&delivery(number), Waker::wake)));
         assert_eq!(taken(&queue).len(), 100);
         assert_eq!(queue.lock().items.capacity(), 0);
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     close::CloseReason,
-    frame::{Form, Publication},
+    frame::{Form, Item, Publication},
     hub::Hub,
     metrics::EventKind,
     peer::{Peer, Push},
@@ -232,7 +232,9 @@ impl Line {
                 batch.push_frame(&protocol::failure(ack_id, error_name(&failure), failure.text()));
             }
         }
-        if batch.len() > 0 && self.hub.push(&self.peer, &batch.encode(self.peer.form)) == Push::Gone
+        if batch.len() > 0
+            && self.hub.push(&self.peer, &Item::frames(batch.encode(self.peer.form), None))
+                == Push::Gone
         {
             self.hub.metrics().dropped.add(1);
         }

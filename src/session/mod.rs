@@ -30,7 +30,7 @@ use crate::{
     bucket::Bucket,
     close::CloseReason,
     config::Config,
-    frame::{Item, payloads},
+    frame::Item,
     hub::{Hub, Registration},
     peer::{ConnectionId, Peer},
     wire::Wire,
@@ -254,11 +254,13 @@ impl Io {
         let mut asked = None;
         registration.peer.queue.take(cx, |delivery| match &*delivery {
             Item::Close(reason) => asked = asked.take().or_else(|| Some(reason.clone())),
-            Item::Frames(frames) if is_open => {
-                registration.peer.about.count_out(payloads(frames).count());
+            Item::Frames { messages, .. } if is_open => {
+                delivery.taken();
+                registration.peer.about.count_out(*messages);
                 self.wire.push_delivery(delivery);
             }
-            Item::Frames(_) => {
+            Item::Frames { .. } => {
+                delivery.taken();
                 registration.release(delivery.weight());
                 registration.metrics().dropped.add(1);
             }

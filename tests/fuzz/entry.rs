@@ -199,11 +199,11 @@ fn check_carried(text: &str, source: Source<'_>, payload: Payload<'_>) {
     batch.push(source, Some(USER), payload);
     batch.push(source, Some(USER), payload);
     for form in [Form::Bare, Form::Envelope] {
-        let delivery = batch.encode(form);
-        assert_eq!(payloads(delivery.frames()).count(), 2);
+        let wire = batch.encode(form);
+        assert_eq!(payloads(&wire).count(), 2);
         if form == Form::Envelope {
-            for wire in payloads(delivery.frames()) {
-                let envelope = parse::<Envelope<'_>>(wire);
+            for envelope in payloads(&wire) {
+                let envelope = parse::<Envelope<'_>>(envelope);
                 assert_eq!(envelope.from_user_id, USER);
                 assert!(text.contains(envelope.data.get()), "data was changed");
             }
