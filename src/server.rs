@@ -224,11 +224,13 @@ impl Server {
         };
         let limit = shared.permits.available_permits();
         #[cfg_attr(not(feature = "control"), expect(unused_mut, reason = "there is one port"))]
-        let mut accepting: Vec<_> =
-            listeners.into_iter().map(|one| accept_loop(one, &shared, welcome).boxed()).collect();
+        let mut accepting: Vec<_> = listeners
+            .into_iter()
+            .map(|one| accept_loop(one, Pause::new(), &shared, welcome).boxed())
+            .collect();
         #[cfg(feature = "control")]
         for listener in self.control_listeners {
-            accepting.push(accept_loop(listener, &shared, control::welcome).boxed());
+            accepting.push(accept_loop(listener, Pause::new(), &shared, control::welcome).boxed());
         }
         if let Either::Left(((), accepting)) = select(Box::pin(shutdown), join_all(accepting)).await
         {
@@ -275,10 +277,10 @@ impl Shared {
 
 async fn accept_loop(
     listener: Listener,
+    mut pause: Pause,
     shared: &Arc<Shared>,
     welcome: fn(Incoming, &Arc<Shared>),
 ) {
-    let mut pause = Pause::new();
     loop {
         match listener.accept().await {
             Ok(incoming) => {
