@@ -24,12 +24,14 @@ pub(crate) struct AccessFlags {
 
     /// A cookie that may hold the token; believed with an allowed Origin only
     #[cfg(feature = "jwt")]
-    #[arg(long, env = "HUBNERITE_TOKEN_COOKIE", value_name = "NAME", requires = "token_key")]
+    #[arg(long, env = "HUBNERITE_TOKEN_COOKIE", value_name = "NAME")]
+    #[cfg_attr(not(feature = "control"), arg(requires = "token_key"))]
     token_cookie: Option<String>,
 
     /// Close a connection with 1008 when its token expires
     #[cfg(feature = "jwt")]
-    #[arg(long, env = "HUBNERITE_CLOSE_ON_EXPIRY", requires = "token_key")]
+    #[arg(long, env = "HUBNERITE_CLOSE_ON_EXPIRY")]
+    #[cfg_attr(not(feature = "control"), arg(requires = "token_key"))]
     close_on_expiry: bool,
 
     /// Listen on other addresses than loopback without any token key
