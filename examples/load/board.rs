@@ -26,7 +26,8 @@ impl Board {
         let row = |length: u32, value: u64| (0..length).map(|_| AtomicU64::new(value)).collect();
         let publishers = options.publishers;
         // A thread without subscribers holds nobody up.
-        let start = |thread| if thread < options.subscribers as usize { 0 } else { u64::MAX };
+        let start =
+            |thread| if thread < options.audience.subscribers as usize { 0 } else { u64::MAX };
         Self {
             window: u64::from(options.window),
             done: (0..threads).map(|thread| row(publishers, start(thread))).collect(),

@@ -94,7 +94,7 @@ pub(crate) fn filler(size: usize) -> Vec<u8> {
     (b'a'..=b'z').cycle().take(size).collect()
 }
 
-/// One masked client frame whose sequence number can be changed in place.
+/// One masked client frame, or what else a connection says over and over, whose sequence number can be changed in place.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
     frame: Vec<u8>,
@@ -113,6 +113,13 @@ impl Template {
         let start = frame.len() - payload.bytes.len();
         let places = payload.places.iter().map(|place| place + start).collect();
         Self { frame, places, width: payload.width, start, key }
+    }
+
+    /// What is sent as it stands, such as an HTTP request.
+    pub(crate) fn plain(payload: &Payload) -> Self {
+        let Payload { bytes, places, width } = payload.clone();
+        // A mask of zeroes changes nothing.
+        Self { frame: bytes, places, width, start: 0, key: [0; 4] }
     }
 
     /// Length of each frame made from this template, in bytes.
@@ -196,6 +203,8 @@ mod tests {
         let mut output = vec![1];
         template.append(&Digits::new(4711), &mut output);
         assert_eq!(output[1..], expected);
+        let mut plain = Template::plain(&Payload::numbered(300));
+        assert_eq!(plain.patched(&Digits::new(4711)), payload.bytes);
     }
 
     #[test]

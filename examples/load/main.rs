@@ -9,6 +9,8 @@
 //! cargo run --release --example load -- churn ws://127.0.0.1:8000/echo
 //! cargo run --release --example load -- rate ws://127.0.0.1:8000/echo --rate 20000
 //! cargo run --release --example load -- fanout ws://127.0.0.1:9001/chat --preset broadcast
+//! cargo run --release --example load -- publish ws://127.0.0.1:8000 --subscribers 100 --rate 2000 \
+//!     --post-header "Authorization: Bearer $TOKEN" --post-header "Content-Type: text/plain"
 //! ```
 //!
 //! To measure a server, give it a core of its own: `taskset -c 0 server`, `taskset -c 1 load ...`.
@@ -21,6 +23,8 @@
 #![allow(clippy::print_stdout, reason = "the report is what this program is for")]
 #![cfg_attr(test, allow(clippy::expect_used, reason = "a test fails by a panic"))]
 
+mod answer;
+mod audience;
 mod board;
 mod connect;
 mod echo;
@@ -37,22 +41,24 @@ mod plot;
 mod pool;
 mod process;
 mod protocol;
+mod publish;
 mod rate;
 mod recorder;
 mod report;
 mod run;
 mod session;
+mod subject;
 mod target;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use serde_json::{Map, Value, json};
 
 use crate::fault::Fault;
-use crate::options::{Command, Messages, Options};
-use crate::report::{Report, Subject};
+use crate::options::{Command, Options};
+use crate::report::Report;
 use crate::run::Outcome;
+use crate::subject::Subject;
 
 fn main() -> ExitCode {
     // As many sockets as may be; whether they suffice will show.
@@ -69,7 +75,7 @@ fn main() -> ExitCode {
 fn measure(options: &Options) -> Result<(), Fault> {
     let common = &options.common;
     let outcome = run(options)?;
-    let report = Report::new(subject(&options.command), &outcome);
+    let report = Report::new(Subject::new(&options.command), &outcome);
     print!("{}", report.text());
     if let Some(file) = &common.json {
         report.write_json(file)?;
@@ -85,64 +91,10 @@ fn run(options: &Options) -> Result<Outcome, Fault> {
     match &options.command {
         Command::Echo(echo) => echo::run(common, echo),
         Command::Fanout(fanout) => fanout::run(common, fanout),
+        Command::Publish(publish) => publish::run(common, publish),
         Command::Idle(idle) => idle::run(common, idle),
         Command::Connect(connect) => connect::run(common, connect),
         Command::Churn(connect) => connect::churn(common, connect),
         Command::Rate(rate) => rate::run(common, rate),
     }
-}
-
-fn subject(command: &Command) -> Subject {
-    let messages = |mode, messages: &Messages, name: &str, value: u32| Subject {
-        mode,
-        url: messages.url.clone(),
-        connections: messages.connections,
-        parameters: parameters([
-            (name, json!(value)),
-            ("bytes", json!(messages.size)),
-            ("opcode", json!(if messages.binary { "binary" } else { "text" })),
-        ]),
-        unit: "messages",
-        latency: "latency",
-    };
-    let connections = |mode, url: &str, connections, unit, latency| Subject {
-        mode,
-        url: url.to_owned(),
-        connections,
-        parameters: Map::new(),
-        unit,
-        latency,
-    };
-    match command {
-        Command::Echo(echo) => messages("echo", &echo.messages, "in_flight", echo.in_flight),
-        Command::Rate(rate) => messages("rate", &rate.messages, "per_second", rate.rate),
-        Command::Fanout(fanout) => Subject {
-            parameters: parameters([
-                ("subscribers", json!(fanout.subscribers)),
-                ("publishers", json!(fanout.publishers)),
-                ("window", json!(fanout.window)),
-                ("bytes", json!(fanout.size)),
-            ]),
-            ..connections(
-                "fanout",
-                &fanout.url,
-                fanout.subscribers + fanout.publishers,
-                "deliveries",
-                "latency",
-            )
-        },
-        Command::Idle(idle) => {
-            connections("idle", &idle.url, idle.connections, "messages", "handshake")
-        }
-        Command::Connect(connect) => {
-            connections("connect", &connect.url, connect.connections, "handshakes", "handshake")
-        }
-        Command::Churn(churn) => {
-            connections("churn", &churn.url, churn.connections, "connections", "lifetime")
-        }
-    }
-}
-
-fn parameters<const N: usize>(pairs: [(&str, Value); N]) -> Map<String, Value> {
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

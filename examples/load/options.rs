@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Echo(Echo),
     /// Publishers send to many subscribers; a message is done when all have it
     Fanout(Fanout),
+    /// Open loop: messages posted by HTTP at a fixed rate; latency counts from when each was due
+    Publish(Publish),
     /// Open connections that say nothing: memory per connection
     Idle(Idle),
     /// Opening handshakes a second
@@ -110,42 +112,74 @@ pub(crate) struct Rate {
     pub(crate) rate: u32,
 }
 
+/// Who subscribes, and how.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Fanout {
-    /// The server's address; a path in it is put in front of the two below
+pub(crate) struct Audience {
+    /// The server's address; a path in it is put in front of the subscribers' and publishers' paths
     #[arg(value_name = "URL", default_value = "ws://127.0.0.1:8000")]
     pub(crate) url: String,
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) subscribers: u32,
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=9999))]
-    pub(crate) publishers: u32,
-    /// Messages that each publisher keeps under way
-    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub(crate) window: u32,
     /// Bytes in {payload}
     #[arg(long, short, default_value = "64", value_parser = size)]
     pub(crate) size: usize,
-    /// A publisher sends no sooner than so long after its last message
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) every: Option<Duration>,
-    /// Which server's protocol the five parameters below default to
+    /// Which server's protocol the paths and frames default to
     #[arg(long, value_enum, default_value_t = Preset::Hubnerite)]
     pub(crate) preset: Preset,
     /// Path of a subscriber; {id} is its number
     #[arg(long, value_name = "PATH")]
     pub(crate) subscriber_path: Option<String>,
-    /// Path of a publisher
-    #[arg(long, value_name = "PATH")]
-    pub(crate) publisher_path: Option<String>,
     /// Text frame that a subscriber sends once it is connected; {id} is its number
     #[arg(long, value_name = "TEXT")]
     pub(crate) subscribe: Option<String>,
     /// Part of the frame that tells a subscriber that it is subscribed; empty: it is so at once
     #[arg(long, value_name = "TEXT")]
     pub(crate) ready: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Fanout {
+    #[command(flatten)]
+    pub(crate) audience: Audience,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=9999))]
+    pub(crate) publishers: u32,
+    /// Messages that each publisher keeps under way
+    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) window: u32,
+    /// A publisher sends no sooner than so long after its last message
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) every: Option<Duration>,
+    /// Path of a publisher
+    #[arg(long, value_name = "PATH")]
+    pub(crate) publisher_path: Option<String>,
     /// Text frame that a publisher sends: {payload} must be in it, {sequence} may
     #[arg(long, value_name = "TEXT")]
     pub(crate) publish: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Publish {
+    #[command(flatten)]
+    pub(crate) audience: Audience,
+    /// Where messages are posted to
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8001/api/hubs/default/groups/load/:send"
+    )]
+    pub(crate) post: String,
+    /// A header of each request, 'Name: value' (may be repeated)
+    #[arg(long, value_name = "HEADER", default_value = "Content-Type: text/plain")]
+    pub(crate) post_header: Vec<String>,
+    /// Body of each request: {payload} must be in it, {sequence} may
+    #[arg(long, value_name = "TEXT", default_value = "{payload}")]
+    pub(crate) body: String,
+    /// HTTP connections, which are kept; each has one request under way at most
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=9999))]
+    pub(crate) publishers: u32,
+    /// Messages a second, over all publishers
+    #[arg(long, short, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rate: u32,
 }
 
 /// Known protocols.

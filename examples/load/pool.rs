@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::answer::Answer;
 use crate::fault::{End, Fault};
 use crate::frame::Template;
 use crate::inbound::Piece;
@@ -85,6 +86,7 @@ impl Pool {
         session.phase = Phase::Connecting;
         session.stream = Some(stream);
         session.outbound.put_first(request);
+        session.answer = self.target.is_http().then(Answer::default);
         self.sessions[index] = session;
         self.opening += 1;
         Ok(())
@@ -137,6 +139,11 @@ impl Pool {
         let Some(stream) = &mut session.stream else { return Ok(()) };
         if session.phase == Phase::Connecting {
             match stream.take_error() {
+                Ok(None) if session.answer.is_some() => {
+                    session.phase = Phase::Open;
+                    self.opening -= 1;
+                    mode.opened(session, Instant::now())?;
+                }
                 Ok(None) => session.phase = Phase::Handshake,
                 Ok(Some(error)) | Err(error) => return self.end(index, End::Broken(error), mode),
             }
@@ -194,8 +201,14 @@ impl Pool {
         let until = Instant::now() + Duration::from_secs(1);
         let mut mode = Farewell { until, judge };
         for index in 0..self.sessions.len() {
-            if self.sessions[index].phase == Phase::Open {
-                self.sessions[index].outbound.put_close(1000);
+            let session = &mut self.sessions[index];
+            if session.phase != Phase::Open {
+                continue;
+            }
+            if session.answer.is_some() {
+                self.end(index, End::Ours, &mut mode)?;
+            } else {
+                session.outbound.put_close(1000);
                 self.flush(index, &mut mode)?;
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::fault::Fault;
 use crate::frame::{DIGITS, Digits, Payload, filler};
-use crate::options::{Fanout, Preset};
+use crate::options::{Audience, Fanout, Preset};
 
 /// The five parameters of a server's protocol.
 #[derive(Debug, Clone)]
@@ -11,7 +11,7 @@ pub(crate) struct Protocol {
     pub(crate) publisher_path: String,
     pub(crate) subscribe: String,
     pub(crate) ready: String,
-    publish: String,
+    pub(crate) publish: String,
     pub(crate) header: Option<&'static str>,
 }
 
@@ -22,7 +22,7 @@ const WEB_PUBSUB: &str = "Sec-WebSocket-Protocol: json.webpubsub.azure.v1";
 
 impl Protocol {
     /// The preset's protocol with the parameters that were given in its place.
-    pub(crate) fn new(options: &Fanout) -> Self {
+    pub(crate) fn new(options: &Audience) -> Self {
         let (subscriber_path, publisher_path, subscribe, ready, publish, header) =
             match options.preset {
                 Preset::Hubnerite => (
@@ -46,40 +46,51 @@ impl Protocol {
         };
         Self {
             subscriber_path: given(&options.subscriber_path, subscriber_path),
-            publisher_path: given(&options.publisher_path, publisher_path),
+            publisher_path: publisher_path.to_owned(),
             subscribe: given(&options.subscribe, subscribe),
             ready: given(&options.ready, ready),
-            publish: given(&options.publish, publish),
+            publish: publish.to_owned(),
             header,
         }
     }
 
-    /// The frame that publishes: where `{payload}` and `{sequence}` stand, with the places of the sequence number.
-    pub(crate) fn frame(&self, payload: &Payload) -> Result<Payload, Fault> {
-        if !self.publish.contains("{payload}") {
-            return Err(Fault::Usage("--publish must contain {payload}".to_owned()));
+    /// With the publishers' parameters that were given.
+    pub(crate) fn for_publishers(mut self, options: &Fanout) -> Self {
+        if let Some(path) = &options.publisher_path {
+            self.publisher_path.clone_from(path);
         }
-        let mut frame = Payload { bytes: Vec::new(), places: Vec::new(), width: DIGITS };
-        let mut rest = self.publish.as_str();
-        while let Some(at) = rest.find(['{', '}']) {
-            frame.bytes.extend_from_slice(&rest.as_bytes()[..at]);
-            rest = &rest[at..];
-            if let Some(behind) = rest.strip_prefix("{payload}") {
-                frame.places.extend(payload.places.iter().map(|place| place + frame.bytes.len()));
-                frame.bytes.extend_from_slice(&payload.bytes);
-                rest = behind;
-            } else if let Some(behind) = rest.strip_prefix("{sequence}") {
-                frame.places.push(frame.bytes.len());
-                frame.bytes.extend_from_slice(Digits::new(0).low(DIGITS));
-                rest = behind;
-            } else {
-                frame.bytes.push(rest.as_bytes()[0]);
-                rest = &rest[1..];
-            }
+        if let Some(frame) = &options.publish {
+            self.publish.clone_from(frame);
         }
-        frame.bytes.extend_from_slice(rest.as_bytes());
-        Ok(frame)
+        self
     }
+}
+
+/// What is published: where `{payload}` and `{sequence}` stand in `text`, with the places of the sequence number.
+pub(crate) fn fill(flag: &str, text: &str, payload: &Payload) -> Result<Payload, Fault> {
+    if !text.contains("{payload}") {
+        return Err(Fault::Usage(format!("{flag} must contain {{payload}}")));
+    }
+    let mut filled = Payload { bytes: Vec::new(), places: Vec::new(), width: DIGITS };
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}']) {
+        filled.bytes.extend_from_slice(&rest.as_bytes()[..at]);
+        rest = &rest[at..];
+        if let Some(behind) = rest.strip_prefix("{payload}") {
+            filled.places.extend(payload.places.iter().map(|place| place + filled.bytes.len()));
+            filled.bytes.extend_from_slice(&payload.bytes);
+            rest = behind;
+        } else if let Some(behind) = rest.strip_prefix("{sequence}") {
+            filled.places.push(filled.bytes.len());
+            filled.bytes.extend_from_slice(Digits::new(0).low(DIGITS));
+            rest = behind;
+        } else {
+            filled.bytes.push(rest.as_bytes()[0]);
+            rest = &rest[1..];
+        }
+    }
+    filled.bytes.extend_from_slice(rest.as_bytes());
+    Ok(filled)
 }
 
 /// How a payload begins: a mark by which it is found in whatever a server wraps around it. A run has its own mark, so
@@ -139,15 +150,8 @@ mod tests {
     fn a_payload_is_found_in_what_is_published() {
         let mark = Mark::new();
         let payload = mark.payload(42, 64).expect("64 bytes are enough");
-        let protocol = Protocol {
-            subscriber_path: String::new(),
-            publisher_path: String::new(),
-            subscribe: String::new(),
-            ready: String::new(),
-            publish: r#"{"ackId":{sequence},"data":"{payload}"}"#.to_owned(),
-            header: None,
-        };
-        let frame = protocol.frame(&payload).expect("{payload} is in it");
+        let text = r#"{"ackId":{sequence},"data":"{payload}"}"#;
+        let frame = fill("--publish", text, &payload).expect("{payload} is in it");
         assert_eq!(frame.places.len(), 2);
         assert!(
             frame.bytes.starts_with(br#"{"ackId":1000000000,"data":"~"#)
@@ -157,5 +161,6 @@ mod tests {
             assert_eq!(mark.find(&frame.bytes, hint), Some((28, 42)));
         }
         assert_eq!(mark.find(b"nothing of ours", 0), None);
+        assert!(fill("--publish", "{sequence}", &payload).is_err());
     }
 }

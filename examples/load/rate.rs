@@ -52,6 +52,11 @@ fn share_of(part: u64, whole: u32) -> f64 {
     part as f64 / f64::from(whole)
 }
 
+/// How long the loop may sleep where something is due after `wait`.
+pub(crate) fn pause(wait: Duration) -> Duration {
+    if wait < TICK { Duration::ZERO } else { wait.saturating_sub(TICK).clamp(TICK, LOOK) }
+}
+
 struct Rate {
     recorder: Recorder,
     ledger: Ledger,
@@ -84,8 +89,7 @@ impl Rate {
             pool.sessions[index].outbound.allow(1);
             pool.flush(index, self)?;
         }
-        let pause = self.due(self.sent).saturating_sub(start.elapsed());
-        Ok(if pause < TICK { Duration::ZERO } else { pause.saturating_sub(TICK).clamp(TICK, LOOK) })
+        Ok(pause(self.due(self.sent).saturating_sub(start.elapsed())))
     }
 }
 

@@ -10,23 +10,10 @@ use serde::Serialize;
 use crate::fault::Fault;
 use crate::process::Memory;
 use crate::run::Outcome;
+use crate::subject::Subject;
 
 /// Fewer connections than these say nothing about the memory of one.
 const FEW: u64 = 1000;
-
-/// What was run, in words and figures.
-#[derive(Debug, Serialize)]
-pub(crate) struct Subject {
-    pub(crate) mode: &'static str,
-    pub(crate) url: String,
-    pub(crate) connections: u32,
-    /// The mode's other parameters, such as `in_flight`.
-    pub(crate) parameters: serde_json::Map<String, serde_json::Value>,
-    /// What is counted: messages, deliveries, connections.
-    pub(crate) unit: &'static str,
-    /// What latency is measured.
-    pub(crate) latency: &'static str,
-}
 
 /// All figures of a run.
 #[derive(Debug, Serialize)]
@@ -37,6 +24,10 @@ pub(crate) struct Report {
     pub(crate) opened_in_seconds: f64,
     pub(crate) count: u64,
     pub(crate) per_second: f64,
+    /// Publishes that all their receivers had.
+    pub(crate) publishes_per_second: Option<f64>,
+    /// CPU time of the server for one of those with all its deliveries, in microseconds.
+    pub(crate) server_cpu_us_per_publish: Option<f64>,
     /// CPU time of the server for each, in microseconds.
     pub(crate) server_cpu_us: Option<f64>,
     /// CPU time of the server, in cores.
@@ -86,12 +77,17 @@ impl Report {
         let seconds = outcome.elapsed.as_secs_f64();
         let each = |time: std::time::Duration| ratio(time.as_secs_f64() * 1e6, outcome.messages);
         let connections = u64::from(subject.connections);
+        let deliveries = subject.each_publish.map(f64::from);
+        let per_second = outcome.messages as f64 / seconds;
+        let server_cpu_us = outcome.server.filter(|_| outcome.messages > 0).map(each);
         Self {
             seconds,
             opened_in_seconds: outcome.opened.as_secs_f64(),
             count: outcome.messages,
-            per_second: outcome.messages as f64 / seconds,
-            server_cpu_us: outcome.server.filter(|_| outcome.messages > 0).map(each),
+            per_second,
+            publishes_per_second: deliveries.map(|deliveries| per_second / deliveries),
+            server_cpu_us_per_publish: deliveries.zip(server_cpu_us).map(|(count, us)| count * us),
+            server_cpu_us,
             server_cores: outcome.server.map(|time| time.as_secs_f64() / seconds),
             load_cpu_us: each(outcome.own),
             load_cores: outcome.own.as_secs_f64() / seconds,
@@ -126,11 +122,18 @@ impl Report {
                 self.subject.unit
             );
         }
+        if let Some(publishes) = self.publishes_per_second {
+            let _ = writeln!(text, "  {:<16} {:>12} publishes/s", "", grouped(publishes));
+        }
         let share = |cores: f64| format!("{:.0} % of a core", cores * 100.0);
         if let Some(cores) = self.server_cores {
             let each =
                 self.server_cpu_us.map_or_else(String::new, |each| format!("{each:.3} µs each, "));
             let _ = writeln!(text, "  {:<16} {:>12}", "server's CPU", each + &share(cores));
+        }
+        if let Some(each) = self.server_cpu_us_per_publish {
+            let _ =
+                writeln!(text, "  {:<16} {each:>12.3} µs a publish, its deliveries included", "");
         }
         let each = if self.count > 0 {
             format!("{:.3} µs each, ", self.load_cpu_us)

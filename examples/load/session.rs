@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
+use crate::answer::Answer;
 use crate::fault::{End, Fault};
 use crate::inbound::{Arrival, Inbound, Piece};
 use crate::outbound::Outbound;
@@ -22,6 +23,11 @@ pub(crate) trait Mode {
         piece: &Piece<'_>,
         now: Instant,
     ) -> Result<(), Fault>;
+
+    /// An HTTP request is answered, with success.
+    fn answered(&mut self, _: &mut Session) -> Result<(), Fault> {
+        Ok(())
+    }
 
     /// A connection ended. By default only a bad thing does that.
     fn ended(&mut self, session: &mut Session, end: End) -> Result<(), Fault> {
@@ -53,6 +59,8 @@ pub(crate) struct Session {
     /// When connecting began.
     pub(crate) began: Instant,
     inbound: Inbound,
+    /// What comes instead of frames, where HTTP is spoken.
+    pub(crate) answer: Option<Answer>,
     /// The answer to the opening handshake as far as it has come.
     head: Vec<u8>,
     /// None once it has ended.
@@ -70,6 +78,7 @@ impl Session {
             phase: Phase::Gone,
             began: Instant::now(),
             inbound: Inbound::default(),
+            answer: None,
             head: Vec::new(),
             stream: None,
             hangs_up: false,
@@ -88,6 +97,13 @@ impl Session {
         mode: &mut impl Mode,
         now: Instant,
     ) -> Result<Option<End>, Fault> {
+        if let Some(answer) = &mut self.answer {
+            return match answer.take(bytes) {
+                Ok(true) => mode.answered(self).map(|()| None),
+                Ok(false) => Ok(None),
+                Err(answer) => Ok(Some(End::Refused(answer))),
+            };
+        }
         if self.phase != Phase::Open {
             self.head.extend_from_slice(bytes);
             match judge(&self.head) {

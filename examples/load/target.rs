@@ -26,9 +26,27 @@ pub(crate) fn spread(connections: u32) -> u32 {
     if connections > 10_000 { connections.div_ceil(10_000) } else { 0 }
 }
 
+/// What is spoken with a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    WebSocket,
+    Http,
+}
+
+impl Scheme {
+    /// How its URLs begin.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::WebSocket => "ws://",
+            Self::Http => "http://",
+        }
+    }
+}
+
 /// Who is connected to, and what is said first.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
+    scheme: Scheme,
     address: SocketAddr,
     authority: String,
     /// The path of the URL; `{id}` in it is a connection's number.
@@ -43,10 +61,20 @@ pub(crate) struct Target {
 impl Target {
     /// Takes a URL of the form `ws://host:port/path` apart and looks its host up.
     pub(crate) fn new(url: &str, headers: &[String], remote: bool) -> Result<Self, Fault> {
+        Self::parse(Scheme::WebSocket, url, headers, remote)
+    }
+
+    /// The same of the form `http://host:port/path`, for plain requests.
+    pub(crate) fn http(url: &str, headers: &[String], remote: bool) -> Result<Self, Fault> {
+        Self::parse(Scheme::Http, url, headers, remote)
+    }
+
+    fn parse(scheme: Scheme, url: &str, headers: &[String], remote: bool) -> Result<Self, Fault> {
         let usage = |why: &str| Fault::Usage(format!("{url}: {why}"));
-        let rest = url
-            .strip_prefix("ws://")
-            .ok_or_else(|| usage("the URL must begin with ws:// (there is no TLS here)"))?;
+        let prefix = scheme.prefix();
+        let rest = url.strip_prefix(prefix).ok_or_else(|| {
+            usage(&format!("the URL must begin with {prefix} (there is no TLS here)"))
+        })?;
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let has_port = authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok());
         let with_port = if has_port { authority.to_owned() } else { format!("{authority}:80") };
@@ -69,6 +97,7 @@ impl Target {
             lines.push_str("\r\n");
         }
         Ok(Self {
+            scheme,
             address,
             authority: authority.to_owned(),
             path: path.to_owned(),
@@ -95,8 +124,30 @@ impl Target {
         Self { path: path.to_owned(), ..self.clone() }
     }
 
-    /// The head of the opening handshake of connection `number` (RFC 6455, section 4.1).
+    /// The same server at a path below this one.
+    pub(crate) fn below(&self, path: &str) -> Self {
+        self.at(&format!("{}{path}", self.path.trim_end_matches('/')))
+    }
+
+    /// Where answers to HTTP requests are expected, not a WebSocket's frames.
+    pub(crate) fn is_http(&self) -> bool {
+        self.scheme == Scheme::Http
+    }
+
+    /// A request that posts `body`, which will be `length` bytes long once it is filled in.
+    pub(crate) fn post(&self, body: &str, length: usize) -> String {
+        let path = if self.path.is_empty() { "/" } else { &self.path };
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {length}\r\n{}\r\n{body}",
+            self.authority, self.headers
+        )
+    }
+
+    /// The head of the opening handshake of connection `number` (RFC 6455, section 4.1); HTTP has none.
     pub(crate) fn request(&self, number: usize) -> Vec<u8> {
+        if self.is_http() {
+            return Vec::new();
+        }
         let path = self.path.replace("{id}", &number.to_string());
         let path = if path.is_empty() { "/" } else { &path };
         format!(
@@ -195,6 +246,20 @@ mod tests {
             request.starts_with("GET /ws/7 HTTP/1.1\r\nHost: 127.0.0.1:9000\r\n")
                 && request.ends_with("\r\nA: b\r\n\r\n")
         );
+    }
+
+    #[test]
+    fn a_post_says_how_long_its_body_will_be() {
+        let header = "Content-Type: text/plain".to_owned();
+        let target =
+            Target::http("http://127.0.0.1:9001/a:send", &[header], false).expect("a valid URL");
+        assert_eq!(
+            target.post("{payload}", 64),
+            "POST /a:send HTTP/1.1\r\nHost: 127.0.0.1:9001\r\nContent-Length: 64\r\n\
+             Content-Type: text/plain\r\n\r\n{payload}"
+        );
+        assert!(target.is_http() && target.request(0).is_empty());
+        assert!(Target::http("ws://127.0.0.1:9001", &[], false).is_err());
     }
 
     #[test]
