@@ -19,7 +19,16 @@ class Peer:
     version: str = ""
     echoes: bool = True
     idle_path: str = "/echo"
+    echo_path: str = "/echo"
+    # Where messages are posted to, if it takes any.
+    post: str = ""
     environment: dict = field(default_factory=dict)
+
+    def takes(self, mode):
+        """Whether it can be measured in this mode."""
+        if mode.startswith("publish"):
+            return bool(self.post)
+        return self.echoes or not mode.startswith("echo")
 
 
 def say(*command, **options):
@@ -33,10 +42,11 @@ def say(*command, **options):
 
 def hubnerite(here, work, name="hubnerite"):
     help_text = say(work / name, "--help")
-    command = [str(work / name), "--listen", "127.0.0.1:PORT"]
+    command, post = [str(work / name), "--listen", "127.0.0.1:PORT"], ""
     if "--control " in help_text:
         command += ["--control", "127.0.0.1:1PORT"]
-    return Peer(name, name, command, preset="hubnerite", version=say(work / name, "--version").split()[-1])
+        post = "http://127.0.0.1:1PORT/api/hubs/default/groups/load/:send"
+    return Peer(name, name, command, preset="hubnerite", version=say(work / name, "--version").split()[-1], post=post)
 
 
 def bare(here, work):
@@ -114,7 +124,7 @@ def nchan(here, work):
     start = f"sed s/@LISTEN@/PORT/ {configuration} > {configuration}.run && exec {folder}/usr/sbin/nginx -e stderr -p {folder} -c {configuration}.run"
     version = next(folder.glob("libnginx-mod-nchan_*.deb")).name.split("_")[1].replace("%3a", ":")
     return Peer("nchan", "nchan on nginx, one worker (C)", ["sh", "-c", start], preset="nchan", version=version, echoes=False,
-                idle_path="/sub/load")
+                idle_path="/sub/load", echo_path="/echo/{id}", post="http://127.0.0.1:PORT/post/load")
 
 
 INSTALLERS = {

@@ -18,6 +18,8 @@ def brief(figure):
     if figure["mode"] == "idle":
         return f"{figure['memory']['bytes_per_connection']:,.0f} B a connection"
     latency = figure["latency_us"]
+    if figure["mode"] == "publish":
+        return f"{figure['server_cpu_us']:.1f} µs a publish, {figure['publishes_per_second']:,.0f}/s, p50 {latency['p50']:,.0f} µs, p99 {latency['p99']:,.0f} µs"
     return f"{figure['server_cpu_us']:.3f} µs, {figure['per_second']:,.0f}/s, p99 {latency['p99']:,.0f} µs"
 
 
@@ -90,6 +92,33 @@ def idle_table(figures, servers):
     return [*lines, ""]
 
 
+def publishes(figure):
+    return figure["publishes_per_second"]
+
+
+def middle_ms(figure):
+    return figure["latency_us"]["p50"] / 1000
+
+
+def late_ms(figure):
+    return figure["latency_us"]["p99"] / 1000
+
+
+def echo_late_ms(figure):
+    return figure["echo_latency_us"]["p99"] / 1000
+
+
+def publish_table(title, mode, figures, servers):
+    heads = ["server", "CPU time a publish, µs", "publishes a second", "deliveries a second", "p50, ms", "p99, ms", "echo beside, p99, ms"]
+    lines = [f"### {title}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    values = [cpu, publishes, rate, middle_ms, late_ms, echo_late_ms]
+    for server in servers:
+        if server.takes(mode):
+            cells = [cell_text(figures, mode, server.name, value, OURS) for value in values]
+            lines.append(f"| {server.title} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
 def processor():
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
@@ -97,7 +126,7 @@ def processor():
 
 def markdown(modes, servers, missing, figures):
     rounds = 1 + max((figure["round"] for figure in figures), default=-1)
-    busy = {mode: text for mode, text in modes.items() if mode != "idle"}
+    busy = {mode: text for mode, text in modes.items() if mode != "idle" and not mode.startswith("publish")}
     names = {server.name for server in servers}
     lines = [
         "## Comparison",
@@ -106,11 +135,15 @@ def markdown(modes, servers, missing, figures):
         "Medians over the rounds; in brackets the median of the ratio within each round, and half the distance between its quartiles.",
         "",
     ]
-    if LIMIT in names:
+    if busy and LIMIT in names:
         lines += table("CPU time of the server, µs per message or delivery (and how many times the limit)", figures, busy, servers, cpu, LIMIT)
-    else:
+    elif busy:
         lines += table("CPU time of the server, µs per message or delivery", figures, busy, servers, cpu, servers[0].name if servers else "")
-    lines += table(f"Messages or deliveries a second (and how many times {OURS})", figures, busy, servers, rate, OURS)
+    if busy:
+        lines += table(f"Messages or deliveries a second (and how many times {OURS})", figures, busy, servers, rate, OURS)
+    for mode, text in modes.items():
+        if mode.startswith("publish"):
+            lines += publish_table(f"{text}, while 1,000 clients echo", mode, figures, servers)
     if "idle" in modes:
         lines += idle_table(figures, servers)
     lines += ["Versions: " + "; ".join(f"{server.title} {server.version}".strip() for server in servers) + ".", ""]
