@@ -219,3 +219,50 @@ impl<'a> Audience<'a> {
 fn contains(whole: &[u8], part: &[u8]) -> bool {
     !part.is_empty() && whole.windows(part.len()).any(|window| window == part)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::options::{Command, Options};
+    use crate::run::Shared;
+
+    /// What one subscriber makes of the messages of two publishers, each a publisher's number and a sequence number.
+    fn hear(messages: &[(usize, u64)]) -> Result<u64, Fault> {
+        let options = Options::parse_from(["load", "publish", "--subscribers", "1"]);
+        let Command::Publish(publish) = &options.command else { panic!("another mode") };
+        let protocol = Protocol::new(&publish.audience);
+        let programme = Programme::new(protocol, &publish.audience, 2)?;
+        let mut audience = Audience::new(&programme, &options.common, &publish.audience, 0);
+        let recorder = Recorder::new(&Arc::new(Shared::new(1)), 0);
+        let session = Session::new(0, 0);
+        for &(publisher, sequence) in messages {
+            let mut message = b"wrapped ".to_vec();
+            let payload = &programme.payloads[publisher];
+            let place = payload.places[0] + message.len();
+            message.extend_from_slice(&payload.bytes);
+            message[place..][..DIGITS].copy_from_slice(Digits::new(sequence).low(DIGITS));
+            let (first, rest) = message.split_at(20);
+            let half = Piece { offset: 0, bytes: first, last: false, text: true };
+            assert_eq!(audience.check(&session, &half, &recorder)?, None);
+            let half = Piece { offset: 20, bytes: rest, last: true, text: true };
+            let delivery = audience.check(&session, &half, &recorder)?;
+            assert_eq!(delivery, Some(Delivery { publisher, sequence }));
+        }
+        Ok(audience.missing(|_| 3))
+    }
+
+    #[test]
+    fn each_publisher_has_an_order_of_its_own() {
+        assert_eq!(hear(&[(0, 0), (1, 0), (1, 1), (0, 1)]).expect("all in order"), 2);
+        assert_eq!(hear(&[]).expect("nothing is in order too"), 6);
+    }
+
+    #[test]
+    fn what_is_lost_doubled_or_out_of_order_is_a_fault() {
+        for messages in [[(0, 0), (0, 2)], [(0, 0), (0, 0)], [(1, 1), (1, 0)]] {
+            assert!(matches!(hear(&messages), Err(Fault::Message { .. })), "{messages:?}");
+        }
+    }
+}

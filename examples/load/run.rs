@@ -45,6 +45,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// For so many threads, which are about to open their connections.
+    pub(crate) fn new(threads: usize) -> Self {
+        Self {
+            stage: AtomicU8::new(Stage::Opening as u8),
+            ready: AtomicUsize::new(0),
+            counts: (0..threads).map(|_| AtomicU64::new(0)).collect(),
+            origin: Instant::now(),
+        }
+    }
+
     pub(crate) fn stage(&self) -> Stage {
         STAGES[usize::from(self.stage.load(Ordering::Relaxed))]
     }
@@ -88,12 +98,7 @@ pub(crate) fn conduct<M: Measured>(
     make: impl Fn(usize, &std::sync::Arc<Shared>) -> Result<(Pool, M), Fault> + Sync,
 ) -> Result<Outcome, Fault> {
     let threads = common.threads as usize;
-    let shared = std::sync::Arc::new(Shared {
-        stage: AtomicU8::new(Stage::Opening as u8),
-        ready: AtomicUsize::new(0),
-        counts: (0..threads).map(|_| AtomicU64::new(0)).collect(),
-        origin: Instant::now(),
-    });
+    let shared = std::sync::Arc::new(Shared::new(threads));
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|index| {
