@@ -17,7 +17,8 @@ def free_port():
 
 def start(command, port):
     """Starts the daemon and returns its process and its first client, which is connected to /echo."""
-    flags = ["--listen", f"127.0.0.1:{port}", "--log-level", "off"]
+    # These clients answer no close frame: the daemon need not wait for that.
+    flags = ["--listen", f"127.0.0.1:{port}", "--log-level", "off", "--close-timeout", "100ms"]
     environment = {**os.environ, "HUBNERITE_CONTROL": "127.0.0.1:0"}
     process = subprocess.Popen([*command, *flags], env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + PATIENCE
@@ -50,10 +51,15 @@ class Client:
         if not head.startswith(b"HTTP/1.1 101 "):
             raise SystemExit(f"{path} is answered {head.splitlines()[0].decode()}")
 
-    def send(self, text):
+    def send(self, *texts):
+        """Sends them in one piece, so that they come in one piece."""
+        self.socket.sendall(b"".join(map(self._frame, texts)))
+
+    @staticmethod
+    def _frame(text):
         payload = text.encode()
         length = struct.pack("!BB", 0x81, 0x80 | len(payload)) if len(payload) < 126 else struct.pack("!BBH", 0x81, 0xFE, len(payload))
-        self.socket.sendall(length + bytes(4) + payload)  # a mask of zeros changes nothing
+        return length + bytes(4) + payload  # a mask of zeros changes nothing
 
     def receive(self):
         """The payload of the next frame, which has at most 65,535 bytes."""

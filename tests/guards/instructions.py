@@ -31,8 +31,7 @@ def echo_one_at_a_time(port, client, messages):
 
 def echo_32_in_flight(port, client, messages):
     for _ in range(messages // 32):
-        for _ in range(32):
-            client.send(PAYLOAD)
+        client.send(*[PAYLOAD] * 32)
         for _ in range(32):
             client.receive()
 
