@@ -132,8 +132,7 @@ pub(crate) fn run(opened: Opened) -> impl Future<Output = (ConnectionId, CloseRe
             if handler.is_some() { Poll::Pending } else { connection }
         })
         .await;
-        let reason = shared.lock().reason.clone();
-        let reason = reason.unwrap_or(CloseReason::Lost(io::ErrorKind::NotConnected));
+        let reason = shared.lock().end();
         #[cfg(feature = "control")]
         if let Some(line) = &shared.line {
             line.closed(&reason);
@@ -246,6 +245,14 @@ impl Io {
             self.begin_close(CloseReason::HandlerFailed);
         }
         self.begin_close(CloseReason::Local { code: 1000, reason: String::new() });
+    }
+
+    /// Nobody takes anything from here on: a program may keep the handle, and whoever is to be woken
+    /// behind this connection must not wait for it.
+    fn end(&mut self) -> CloseReason {
+        self.registration.peer.queue.close();
+        self.take_queue(None);
+        self.reason.clone().unwrap_or(CloseReason::Lost(io::ErrorKind::NotConnected))
     }
 
     /// Moves everything that is queued into the output; returns the first request to close in it.
