@@ -45,7 +45,7 @@ class Daemon:
         self.set_clock(0)
         preload = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1".replace("x86_64", os.uname().machine)
         fake = {"LD_PRELOAD": preload, "FAKETIME_TIMESTAMP_FILE": self.offset, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        flags = ["--listen=127.0.0.1:0", "--ping-interval=1s", "--ping-timeout=2s", f"--token-key=HS256:{key}", "--close-on-expiry"]
+        flags = ["--listen=127.0.0.1:0", "--control=off", "--ping-interval=1s", "--ping-timeout=2s", f"--token-key=HS256:{key}", "--close-on-expiry"]
         self.process = subprocess.Popen([BINARY, *flags], env={**os.environ, **fake}, stderr=subprocess.PIPE, text=True)
         line = self.process.stderr.readline()
         self.base = "ws://" + re.search(r"listening on (\S+)", line).group(1)
