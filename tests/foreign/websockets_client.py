@@ -555,7 +555,7 @@ def gone():
 def hub_json():
     with ExitStack() as stack:
         ann, bob = [
-            stack.enter_context(Peer("/client/hubs/chat?access_token=ignored", subprotocols=[JSON_PROTOCOL]))
+            stack.enter_context(Peer("/client/hubs/chat", subprotocols=[JSON_PROTOCOL]))
             for _ in range(2)
         ]
         equal(ann.ws.subprotocol, JSON_PROTOCOL)
