@@ -19,12 +19,12 @@ use crate::{
     auth::Identity,
     close::CloseReason,
     config::{Config, SameUser},
-    frame::{Delivery, Form, Item, Message, Publication},
+    fan_out::{FanOut, Sent},
+    frame::{Delivery, Form, Message, Publication},
     gate::{Entered, Gate},
     metrics::Metrics,
     peer::{Budget, ConnectionId, Peer, Push},
     place::Place,
-    turns::{AT_ONCE, Turns},
 };
 
 /// Every connection, user and group of this process. Cheap to clone; every clone is the same hub.
@@ -37,15 +37,6 @@ use crate::{
 pub struct Hub {
     pub(crate) shared: Arc<Shared>,
     pub(crate) name: Arc<str>,
-}
-
-/// What came of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sent {
-    /// Connections that it was queued for.
-    pub recipients: usize,
-    /// Connections that were closed because of it: their queue was past its budget.
-    pub evicted: usize,
 }
 
 /// How many entries there are.
@@ -477,73 +468,6 @@ fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     const SMALL: usize = 64;
     if map.capacity() > SMALL && map.len() < map.capacity() / 4 {
         map.shrink_to(map.len() * 2);
-    }
-}
-
-/// One publication on its way into many queues.
-struct FanOut<'a, P> {
-    publication: &'a mut P,
-    budget: &'a Budget,
-    encoded: [Option<(Delivery, usize)>; 2],
-    awaited: Awaited,
-    queued: usize,
-    sent: Sent,
-    slow: Vec<Arc<Peer>>,
-}
-
-impl<'a, P: Publication> FanOut<'a, P> {
-    /// `most` says how many receivers there can be.
-    fn new(publication: &'a mut P, budget: &'a Budget, most: usize) -> Self {
-        let (encoded, slow) = ([None, None], Vec::new());
-        let awaited = Awaited::new(most);
-        Self { publication, budget, encoded, awaited, queued: 0, sent: Sent::default(), slow }
-    }
-
-    fn push(&mut self, peer: &Arc<Peer>) {
-        let (delivery, weight) = self.encoded[peer.form as usize].get_or_insert_with(|| {
-            let wire = self.publication.encode(peer.form);
-            let delivery = Item::frames(wire, self.awaited.turns.clone());
-            let weight = delivery.weight();
-            (delivery, weight)
-        });
-        let wait = |receiver| self.awaited.receivers.push(receiver);
-        match peer.push(delivery, *weight, self.budget, wait) {
-            Push::Queued => {
-                self.queued += *weight;
-                self.sent.recipients += 1;
-            }
-            Push::Gone => {}
-            Push::PastBudget => {
-                self.sent.evicted += 1;
-                self.slow.push(Arc::clone(peer));
-            }
-        }
-    }
-
-    fn finish(self) -> (Sent, Vec<Arc<Peer>>, Awaited) {
-        self.budget.add(self.queued);
-        (self.sent, self.slow, self.awaited)
-    }
-}
-
-/// The receivers that wait for a message, until it is in the queues of all.
-struct Awaited {
-    receivers: Vec<Waker>,
-    /// There if they are many.
-    turns: Option<Arc<Turns>>,
-}
-
-impl Awaited {
-    fn new(most: usize) -> Self {
-        let turns = (most > AT_ONCE).then(Arc::default);
-        Self { receivers: Vec::with_capacity(most), turns }
-    }
-
-    fn wake(self) {
-        match self.turns {
-            Some(turns) => turns.begin(self.receivers),
-            None => self.receivers.into_iter().for_each(Waker::wake),
-        }
     }
 }
 

@@ -24,12 +24,12 @@
 //!
 //! # Reading order
 //!
-//! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `turns`, `queue`, `about`, `peer`,
-//! `gate`, `hub`, `member`, `directory`. How it travels: `socket`, `output`, `watch`, `inflow`,
-//! `wire`, `session`, `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`,
-//! `offer`, `handshake`. Who is told of it: `events`. What holds it together: `config`, `metrics`, `process`,
-//! `listener`, `server`, and last what the daemon serves: `endpoint` to clients, `control` to
-//! backends.
+//! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `turns`, `queue`, `about`,
+//! `peer`, `gate`, `fan_out`, `hub`, `member`, `directory`. How it travels: `socket`, `output`,
+//! `watch`, `inflow`, `wire`, `session`, `connection`. How it begins: `route`, `head`, `auth`,
+//! `handler`, `answer`, `offer`, `handshake`. Who is told of it: `events`. What holds it together:
+//! `config`, `metrics`, `process`, `listener`, `pause`, `server`, and last what the daemon serves:
+//! `endpoint` to clients, `control` to backends.
 //!
 //! # Invariants
 //!
@@ -62,6 +62,7 @@ mod endpoint;
 mod error;
 #[cfg(feature = "control")]
 mod events;
+mod fan_out;
 mod frame;
 /// What `cargo fuzz` reaches: private modules, with bytes that it invents.
 #[cfg(any(fuzzing, test))]
@@ -80,6 +81,7 @@ mod metrics;
 mod offer;
 mod origin;
 mod output;
+mod pause;
 mod peer;
 mod place;
 #[cfg(feature = "control")]
@@ -120,9 +122,10 @@ pub use crate::{
     connection::{Closed, Connection, Sender},
     directory::ConnectionInfo,
     error::Error,
+    fan_out::Sent,
     frame::{Message, Utf8Bytes},
     handler::{Handler, Outcome, Route},
-    hub::{Counts, Hub, Sent},
+    hub::{Counts, Hub},
     listener::{Address, Listener, Sharing},
     member::{Member, UserTaken},
     metrics::{ByNumber, Counter, Histogram, Metrics, Traffic},

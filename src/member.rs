@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::{
     close::CloseReason,
     config::SameUser,
+    fan_out::Sent,
     frame::{Form, Message},
-    hub::{Hub, Sent, State, Target, Ticket},
+    hub::{Hub, State, Target, Ticket},
     peer::{ConnectionId, Peer},
     place::{JoinError, Place},
     rights::Action,

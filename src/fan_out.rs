@@ -1,0 +1,88 @@
+//! One message on its way to many: encoded once for each form, queued for each receiver.
+
+use std::{sync::Arc, task::Waker};
+
+use crate::{
+    frame::{Delivery, Item, Publication},
+    peer::{Budget, Peer, Push},
+    turns::{AT_ONCE, Turns},
+};
+
+/// What came of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Connections that it was queued for.
+    pub recipients: usize,
+    /// Connections that were closed because of it: their queue was past its budget.
+    pub evicted: usize,
+}
+
+/// One publication on its way into many queues.
+pub(crate) struct FanOut<'a, P> {
+    publication: &'a mut P,
+    budget: &'a Budget,
+    encoded: [Option<(Delivery, usize)>; 2],
+    awaited: Awaited,
+    queued: usize,
+    sent: Sent,
+    slow: Vec<Arc<Peer>>,
+}
+
+impl<'a, P: Publication> FanOut<'a, P> {
+    /// `most` says how many receivers there can be.
+    pub(crate) fn new(publication: &'a mut P, budget: &'a Budget, most: usize) -> Self {
+        let (encoded, slow) = ([None, None], Vec::new());
+        let awaited = Awaited::new(most);
+        Self { publication, budget, encoded, awaited, queued: 0, sent: Sent::default(), slow }
+    }
+
+    /// Queues it for one more receiver.
+    pub(crate) fn push(&mut self, peer: &Arc<Peer>) {
+        let (delivery, weight) = self.encoded[peer.form as usize].get_or_insert_with(|| {
+            let wire = self.publication.encode(peer.form);
+            let delivery = Item::frames(wire, self.awaited.turns.clone());
+            let weight = delivery.weight();
+            (delivery, weight)
+        });
+        let wait = |receiver| self.awaited.receivers.push(receiver);
+        match peer.push(delivery, *weight, self.budget, wait) {
+            Push::Queued => {
+                self.queued += *weight;
+                self.sent.recipients += 1;
+            }
+            Push::Gone => {}
+            Push::PastBudget => {
+                self.sent.evicted += 1;
+                self.slow.push(Arc::clone(peer));
+            }
+        }
+    }
+
+    /// What came of it, who has to be evicted, and who is to be woken once the lock is gone.
+    pub(crate) fn finish(self) -> (Sent, Vec<Arc<Peer>>, Awaited) {
+        self.budget.add(self.queued);
+        (self.sent, self.slow, self.awaited)
+    }
+}
+
+/// The receivers that wait for a message, until it is in the queues of all.
+pub(crate) struct Awaited {
+    receivers: Vec<Waker>,
+    /// There if they are many.
+    turns: Option<Arc<Turns>>,
+}
+
+impl Awaited {
+    fn new(most: usize) -> Self {
+        let turns = (most > AT_ONCE).then(Arc::default);
+        Self { receivers: Vec::with_capacity(most), turns }
+    }
+
+    /// Wakes them, a few at a time if they are many.
+    pub(crate) fn wake(self) {
+        match self.turns {
+            Some(turns) => turns.begin(self.receivers),
+            None => self.receivers.into_iter().for_each(Waker::wake),
+        }
+    }
+}
