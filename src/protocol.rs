@@ -385,8 +385,7 @@ impl Batch {
 
 impl Publication for Batch {
     /// A simple client gets the payload alone. Few are simple, so it is taken out of the
-    /// encoded messages rather than kept beside them. The enveloped form is asked for last or
-    /// alone: it takes the bytes along.
+    /// encoded messages rather than kept beside them.
     fn encode(&mut self, form: Form) -> Vec<u8> {
         match form {
             Form::Envelope => self.wire.clone(),
