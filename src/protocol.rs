@@ -41,8 +41,8 @@ pub(crate) enum Action<'a> {
 /// `dataType` and `data`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Payload<'a> {
-    pub(crate) data_type: DataType,
-    pub(crate) data: &'a RawValue,
+    data_type: DataType,
+    data: &'a RawValue,
 }
 
 /// What kind of value `data` is, and which media type it has outside of JSON.
@@ -271,14 +271,21 @@ pub(crate) struct OwnedPayload {
 
 #[cfg(feature = "control")]
 impl OwnedPayload {
-    /// `None` if the bytes are not what the type says.
-    pub(crate) fn from_plain(data_type: DataType, bytes: &[u8]) -> Option<Self> {
+    /// # Errors
+    /// The rule that the bytes break, if they are not what the type says.
+    pub(crate) fn from_plain(data_type: DataType, bytes: &[u8]) -> Result<Self, String> {
+        let string = |text: &str| to_raw_value(text).map_err(|error| error.to_string());
         let data = match data_type {
-            DataType::Json => serde_json::from_slice(bytes),
-            DataType::Text => to_raw_value(std::str::from_utf8(bytes).ok()?),
-            DataType::Binary | DataType::Protobuf => to_raw_value(&BASE64.encode(bytes)),
+            // Carried as it came.
+            DataType::Json => {
+                serde_json::from_slice(bytes).map_err(|error| format!("is not JSON: {error}"))
+            }
+            DataType::Text => {
+                string(std::str::from_utf8(bytes).map_err(|_| "text must be UTF-8".to_owned())?)
+            }
+            DataType::Binary | DataType::Protobuf => string(&BASE64.encode(bytes)),
         };
-        Some(Self { data_type, data: data.ok()? })
+        Ok(Self { data_type, data: data? })
     }
 
     pub(crate) fn as_payload(&self) -> Payload<'_> {

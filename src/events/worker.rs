@@ -263,7 +263,7 @@ fn read_reply(answer: Answer) -> Result<Reply, Failure> {
     };
     let unknown = Failure::Invalid("the event handler's answer has a content type that is unknown");
     let wrong = Failure::Invalid("the event handler's answer is not of its content type");
-    let payload = OwnedPayload::from_plain(data_type.ok_or(unknown)?, &body).ok_or(wrong)?;
+    let payload = OwnedPayload::from_plain(data_type.ok_or(unknown)?, &body).map_err(|_| wrong)?;
     Ok(Reply { payload: Some(payload), state })
 }
 
