@@ -11,7 +11,7 @@ use std::{
 };
 
 #[cfg(feature = "control")]
-use crate::{close::CloseReason, hub::Target, peer::Peer, place::JoinError, rights::Rights};
+use crate::{close::CloseReason, peer::Peer, place::JoinError, rights::Rights, target::Target};
 use crate::{
     hub::{Hub, State},
     metrics::Traffic,

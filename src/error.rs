@@ -40,6 +40,13 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The server cannot be joined with others; says what is wrong, never the URL.
+    #[cfg(feature = "backplane")]
+    #[error("cannot use the backplane: {reason}")]
+    Backplane {
+        /// What is wrong.
+        reason: String,
+    },
     /// Signals could not be listened for.
     #[error("cannot listen for signals: {0}")]
     Signal(#[source] io::Error),

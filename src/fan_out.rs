@@ -15,6 +15,9 @@ pub struct Sent {
     pub recipients: usize,
     /// Connections that were closed because of it: their queue was past its budget.
     pub evicted: usize,
+    /// Connections on other nodes were not reached: too much waits for the backplane, or the
+    /// message is larger than it takes. Always `false` without one.
+    pub unreached: bool,
 }
 
 /// One publication on its way into many queues.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 pub use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{close::CloseReason, turns::Turns};
@@ -179,11 +180,27 @@ pub(crate) enum Form {
     Bare,
 }
 
+/// What the payloads of a publication are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// JSON objects that say where they come from.
+    #[default]
+    Message,
+    /// A program's own text, the same to everybody.
+    Text,
+    /// A program's own bytes.
+    Binary,
+}
+
 /// Messages that can be encoded in each [`Form`]. The hub asks once for each form that some
 /// receiver wants.
 pub(crate) trait Publication {
     /// The wire bytes.
     fn encode(&mut self, form: Form) -> Vec<u8>;
+
+    /// What its payloads are.
+    fn kind(&self) -> Kind;
 }
 
 /// A program's own message is the same to everybody.
@@ -193,6 +210,13 @@ impl Publication for Message {
         let mut wire = Vec::with_capacity(payload.len() + 10);
         push_frame(&mut wire, self.opcode(), payload);
         wire
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Text(_) => Kind::Text,
+            Self::Binary(_) => Kind::Binary,
+        }
     }
 }
 

@@ -263,7 +263,11 @@ async fn agree_on(
         }
         None => offer,
     };
-    take_seat(request, route, offer, response, admission, server)
+    let agreed = take_seat(request, route, offer, response, admission, server)?;
+    if let Some(member) = &agreed.member {
+        member.settled().await;
+    }
+    Ok(agreed)
 }
 
 /// A guard that panics lets nobody in.
@@ -313,6 +317,9 @@ fn take_seat(
         |seat: Seat| Member::join(server.hub.named(&seat.hub), &registration.peer, seat.user);
     let member =
         seat.map(join).transpose().map_err(|taken| Rejection::new(409, taken.to_string()))?;
+    if let Some(member) = &member {
+        member.join_all(registration.peer.identity.groups());
+    }
     let mut bytes = Vec::with_capacity(256);
     // It fails only where a header value is not ASCII, and ours are.
     write_response(&mut bytes, &response).map_err(|_| Rejection::new(500, "internal error"))?;

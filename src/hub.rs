@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError},
     task::Waker,
     time::Instant,
 };
@@ -19,12 +19,14 @@ use crate::{
     auth::Identity,
     close::CloseReason,
     config::{Config, SameUser},
-    fan_out::{FanOut, Sent},
-    frame::{Delivery, Form, Message, Publication},
+    fan_out::Sent,
+    frame::{Delivery, Form, Message},
     gate::{Entered, Gate},
     metrics::Metrics,
     peer::{Budget, ConnectionId, Peer, Push},
     place::Place,
+    relay::{Relay, Teller},
+    target::Target,
 };
 
 /// Every connection, user and group of this process. Cheap to clone; every clone is the same hub.
@@ -56,25 +58,15 @@ pub struct Counts {
     pub queued_bytes: usize,
 }
 
-/// Who a message is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Target<'a> {
-    All,
-    Group(&'a str),
-    User(&'a str),
-    /// Each named once, or its connections get the message twice.
-    Users(&'a [String]),
-    #[cfg(feature = "control")]
-    Connection(ConnectionId),
-}
-
 pub(crate) struct Shared {
     state: Mutex<State>,
-    budget: Budget,
+    pub(crate) budget: Budget,
     pub(crate) max_groups: usize,
     pub(crate) same_user: SameUser,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
     gate: Gate,
+    /// Whoever joins this hub with others. Its place in [`State`] is filled with it.
+    relay: OnceLock<Arc<dyn Relay>>,
 }
 
 /// What the one lock guards.
@@ -83,6 +75,7 @@ pub(crate) struct State {
     last_ticket: Ticket,
     connections: HashMap<ConnectionId, Entry>,
     hubs: HashMap<Arc<str>, Members>,
+    relay: Option<Arc<dyn Relay>>,
 }
 
 /// One connection, and where it has to be taken out of.
@@ -98,7 +91,7 @@ const _: () = assert!(size_of::<(ConnectionId, Entry)>() <= 24);
 pub(crate) struct Membership {
     /// Which [`Member`](crate::Member) this is: a connection may be one, and later another.
     pub(crate) ticket: Ticket,
-    hub: Arc<str>,
+    pub(crate) hub: Arc<str>,
     pub(crate) user: Option<Arc<str>>,
     pub(crate) groups: Vec<Arc<str>>,
 }
@@ -126,6 +119,7 @@ impl Hub {
             same_user: config.same_user,
             metrics: Metrics::default(),
             gate: Gate::default(),
+            relay: OnceLock::new(),
         };
         Self { shared: Arc::new(shared), name: "default".into() }
     }
@@ -234,52 +228,22 @@ impl Hub {
         &self.shared.gate
     }
 
+    /// Tells this relay what happens here from now on. Called once, before there are members.
+    #[cfg(feature = "backplane")]
+    pub(crate) fn set_relay(&self, relay: Arc<dyn Relay>) {
+        self.shared.lock().relay = Some(Arc::clone(&relay));
+        // There is one server to a hub, and it calls this once.
+        let _ = self.shared.relay.set(relay);
+    }
+
+    /// Whoever joins this hub with others.
+    pub(crate) fn relay(&self) -> Option<&dyn Relay> {
+        self.shared.relay.get().map(|relay| &**relay)
+    }
+
     /// Asks every connection of the process to close, each with a reason of its own.
     pub(crate) fn close_all(&self, mut reason: impl FnMut() -> CloseReason) {
         self.shared.lock().connections.values().for_each(|entry| entry.peer.close(reason()));
-    }
-
-    /// Queues a publication for all but one.
-    pub(crate) fn publish(
-        &self,
-        target: Target<'_>,
-        exclude: Option<ConnectionId>,
-        publication: &mut impl Publication,
-    ) -> Sent {
-        self.publish_where(target, publication, |_, peer| exclude != Some(peer.id))
-    }
-
-    /// Encodes a publication once for each form that some receiver wants, and queues it for all
-    /// that are wanted in one hold of the lock: that is what gives a group its one order.
-    pub(crate) fn publish_where(
-        &self,
-        target: Target<'_>,
-        publication: &mut impl Publication,
-        wanted: impl Fn(&State, &Peer) -> bool,
-    ) -> Sent {
-        let mut state = self.shared.lock();
-        let here = state.hubs.get(&self.name);
-        let most = here.map_or(0, |here| here.count(target));
-        let mut fan_out = FanOut::new(publication, &self.shared.budget, most);
-        if let Some(here) = here {
-            here.receivers(target, |peer| {
-                if wanted(&state, peer) {
-                    fan_out.push(peer);
-                }
-            });
-        }
-        let (sent, slow, awaited) = fan_out.finish();
-        for peer in slow {
-            self.shared.evict(&mut state, &peer, CloseReason::SlowReader);
-        }
-        self.shared.relieve(&mut state);
-        drop(state);
-        awaited.wake();
-        self.shared.metrics.fan_out.record(sent.recipients as u64);
-        if sent.recipients == 0 {
-            self.shared.metrics.unheard.add(1);
-        }
-        sent
     }
 }
 
@@ -312,7 +276,7 @@ impl Shared {
     }
 
     /// Takes a connection out of its hub and asks its task to close at once.
-    fn evict(&self, state: &mut State, peer: &Peer, reason: CloseReason) {
+    pub(crate) fn evict(&self, state: &mut State, peer: &Peer, reason: CloseReason) {
         let text = reason.text();
         let overloaded = reason == CloseReason::Overloaded;
         if peer.evict(reason) {
@@ -329,7 +293,7 @@ impl Shared {
 
     /// Evicts those who cost most until the process is within its budget. Who is about to go counts
     /// as gone.
-    fn relieve(&self, state: &mut State) {
+    pub(crate) fn relieve(&self, state: &mut State) {
         let excess = self.budget.excess();
         if excess == 0 {
             return;
@@ -350,8 +314,8 @@ impl Shared {
 
 impl State {
     /// All connections of the process, members of a hub or not.
-    pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.connections.values().map(|entry| &*entry.peer)
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.connections.values().map(|entry| &entry.peer)
     }
 
     /// A hub, if it has members.
@@ -369,7 +333,7 @@ impl State {
         let Entry { peer, membership } = self.connections.get_mut(&id)?;
         let membership = membership.as_deref_mut()?;
         let here = self.hubs.get_mut(&membership.hub)?;
-        Some(Place { peer, membership, here })
+        Some(Place { peer, membership, here, relay: self.relay.as_deref() })
     }
 
     /// Makes a registered connection a member.
@@ -382,10 +346,17 @@ impl State {
         self.last_ticket.0 += 1;
         let ticket = self.last_ticket;
         let Some(entry) = self.connections.get_mut(&peer.id) else { return ticket };
-        let here = self.hubs.entry(Arc::clone(hub)).or_default();
+        let teller = Teller { relay: self.relay.as_deref(), hub };
+        let here = self.hubs.entry(Arc::clone(hub)).or_insert_with(|| {
+            teller.first_came(Target::All);
+            Members::default()
+        });
         here.all.insert(peer.id, Arc::clone(peer));
         if let Some(user) = &user {
-            let peers = here.users.entry(Arc::clone(user)).or_insert_with(|| Vec::with_capacity(1));
+            let peers = here.users.entry(Arc::clone(user)).or_insert_with(|| {
+                teller.first_came(Target::User(user));
+                Vec::with_capacity(1)
+            });
             peers.push(Arc::clone(peer));
         }
         let hub = Arc::clone(hub);
@@ -399,14 +370,16 @@ impl State {
         let Some(entry) = self.connections.get_mut(&id) else { return };
         let Some(membership) = entry.membership.take() else { return };
         let Some(here) = self.hubs.get_mut(&membership.hub) else { return };
+        let teller = Teller { relay: self.relay.as_deref(), hub: &membership.hub };
         here.all.remove(&id);
         if let Some(user) = membership.user {
-            here.leave_user(&user, id);
+            here.leave_user(&user, id, teller);
         }
         for group in membership.groups {
-            here.leave_group(&group, id);
+            here.leave_group(&group, id, teller);
         }
         if here.all.is_empty() {
+            teller.last_left(Target::All);
             self.hubs.remove(&membership.hub);
         } else {
             shrink(&mut here.all);
@@ -418,7 +391,7 @@ impl State {
 
 impl Members {
     /// How many receivers there are at most.
-    fn count(&self, target: Target<'_>) -> usize {
+    pub(crate) fn count(&self, target: Target<'_>) -> usize {
         let users = |user: &str| self.users.get(user).map_or(0, Vec::len);
         match target {
             Target::User(user) => users(user),
@@ -426,6 +399,8 @@ impl Members {
             Target::All => self.all.len(),
             #[cfg(feature = "control")]
             Target::Connection(_) => 1,
+            #[cfg(feature = "control")]
+            Target::Foreign(_) => 0,
             Target::Group(group) => self.groups.get(group).map_or(0, HashMap::len),
         }
     }
@@ -438,25 +413,29 @@ impl Members {
             Target::All => self.all.values().for_each(each),
             #[cfg(feature = "control")]
             Target::Connection(id) => self.all.get(&id).into_iter().for_each(each),
+            #[cfg(feature = "control")]
+            Target::Foreign(_) => {}
             Target::Group(group) => {
                 self.groups.get(group).into_iter().flat_map(HashMap::values).for_each(each);
             }
         }
     }
 
-    fn leave_user(&mut self, user: &str, id: ConnectionId) {
+    fn leave_user(&mut self, user: &str, id: ConnectionId, teller: Teller<'_>) {
         let Some(peers) = self.users.get_mut(user) else { return };
         peers.retain(|peer| peer.id != id);
         if peers.is_empty() {
+            teller.last_left(Target::User(user));
             self.users.remove(user);
         }
     }
 
-    pub(crate) fn leave_group(&mut self, group: &str, id: ConnectionId) {
+    pub(crate) fn leave_group(&mut self, group: &str, id: ConnectionId, teller: Teller<'_>) {
         let Some(peers) = self.groups.get_mut(group) else { return };
         peers.remove(&id);
         shrink(peers);
         if peers.is_empty() {
+            teller.last_left(Target::Group(group));
             self.groups.remove(group);
         }
     }

@@ -25,10 +25,10 @@
 //! # Reading order
 //!
 //! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `turns`, `queue`, `about`,
-//! `peer`, `gate`, `fan_out`, `hub`, `member`, `directory`. How it travels: `socket`, `output`,
+//! `peer`, `target`, `relay`, `gate`, `fan_out`, `hub`, `publish`, `member`, `directory`. How it travels: `socket`, `output`,
 //! `watch`, `inflow`, `wire`, `session`, `connection`. How it begins: `route`, `head`, `auth`,
 //! `handler`, `answer`, `offer`, `handshake`. Who is told of it: `events`. What holds it together:
-//! `config`, `metrics`, `process`, `listener`, `pause`, `server`, and last what the daemon serves:
+//! `config`, `metrics`, `process`, `listener`, `pause`, `backplane`, `server`, and last what the daemon serves:
 //! `endpoint` to clients, `control` to backends.
 //!
 //! # Invariants
@@ -52,7 +52,6 @@ mod admission;
 mod answer;
 mod auth;
 #[cfg(feature = "backplane")]
-#[expect(dead_code, reason = "the engines are not written yet")]
 mod backplane;
 mod bucket;
 mod close;
@@ -91,12 +90,15 @@ mod place;
 mod process;
 mod protocol;
 mod proxy;
+mod publish;
 mod queue;
+mod relay;
 mod rights;
 mod route;
 mod server;
 mod session;
 mod socket;
+mod target;
 
 #[cfg(feature = "tls")]
 mod tls;
@@ -139,4 +141,9 @@ pub use crate::{
     route::Params,
     server::{Drained, Server},
     socket::PeerAddr,
+};
+#[cfg(feature = "backplane")]
+pub use crate::{
+    backplane::{Backplane, Memory},
+    metrics::BackplaneCounters,
 };

@@ -7,10 +7,12 @@ use crate::{
     config::SameUser,
     fan_out::Sent,
     frame::{Form, Message},
-    hub::{Hub, State, Target, Ticket},
+    hub::{Hub, State, Ticket},
     peer::{ConnectionId, Peer},
     place::{JoinError, Place},
+    relay,
     rights::Action,
+    target::Target,
 };
 
 /// The user is connected, and [`SameUser::Reject`] lets nobody be connected twice.
@@ -76,6 +78,27 @@ impl Member {
         let mut state = self.hub.shared.lock();
         let mut place = self.place(&mut state).ok_or(JoinError::Closed)?;
         place.join_group(group, self.hub.shared.max_groups)
+    }
+
+    /// Joins the groups that the guard has given, as far as the limit goes.
+    pub(crate) fn join_all(&self, groups: &[String]) {
+        for group in groups {
+            // Past the limit, the token has asked for more than there is.
+            if let Err(error) = self.join_group(group) {
+                log::debug!("connection {}: {error}", self.peer.id);
+            }
+        }
+    }
+
+    /// Waits until what other nodes send to this member is heard here, as far as that is known.
+    pub(crate) async fn settled(&self) {
+        let Some(relay) = self.hub.relay() else { return };
+        let settling = |target| self.hub.settling(target);
+        let user = self.user().and_then(|user| settling(Target::User(user)));
+        let groups = self.peer.identity.groups().iter();
+        let groups = groups.filter_map(|group| settling(Target::Group(group)));
+        let all = settling(Target::All).into_iter().chain(user).chain(groups);
+        relay::settled(all.collect(), relay).await;
     }
 
     /// Leaves a group; not to be in it changes nothing.

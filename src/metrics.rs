@@ -1,5 +1,7 @@
 //! What the process counts. Nothing is dropped in silence: what is dropped is counted here.
 
+#[cfg(feature = "backplane")]
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[cfg(feature = "control")]
 use std::time::Duration;
@@ -137,6 +139,9 @@ pub struct Metrics {
     /// Events for the event handler.
     #[cfg(feature = "control")]
     pub events: EventCounters,
+    /// What goes through the backplane.
+    #[cfg(feature = "backplane")]
+    pub backplane: Arc<BackplaneCounters>,
 }
 
 impl Metrics {
@@ -167,6 +172,8 @@ impl Default for Metrics {
             past: PastTraffic::default(),
             #[cfg(feature = "control")]
             events: EventCounters::default(),
+            #[cfg(feature = "backplane")]
+            backplane: Arc::default(),
         }
     }
 }
@@ -345,6 +352,53 @@ impl EventCounters {
     pub(crate) fn add(&self, kind: EventKind, outcome: EventOutcome, took: Duration) {
         self.outcomes[kind as usize][outcome as usize].add(1);
         self.micros[kind as usize].record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
+/// What goes through the backplane, all since the start of the process.
+#[cfg(feature = "backplane")]
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct BackplaneCounters {
+    /// Messages that the engine has taken.
+    pub published: Counter,
+    /// Messages of others that the engine has brought.
+    pub received: Counter,
+    /// Those of them that had come before: the engine was lost while it took them.
+    pub repeated: Counter,
+    /// Publications for other nodes that were refused: too much waited, or they were too large.
+    pub refused: Counter,
+    /// Messages of the engine that made no sense.
+    pub malformed: Counter,
+    /// Joins that were acknowledged although the engine had not confirmed them.
+    pub unconfirmed: Counter,
+    /// Connections to the engine that were made.
+    pub connected: Counter,
+    /// Connections to the engine that were lost, or given up because they carried nothing.
+    pub lost: Counter,
+    /// Microseconds that a message of the node to itself took through the engine.
+    pub round_trips: Histogram,
+}
+
+/// Microseconds that a message takes through an engine.
+#[cfg(feature = "backplane")]
+const ROUND_TRIPS: &[u64] =
+    &[100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000];
+
+#[cfg(feature = "backplane")]
+impl Default for BackplaneCounters {
+    fn default() -> Self {
+        Self {
+            published: Counter::default(),
+            received: Counter::default(),
+            repeated: Counter::default(),
+            refused: Counter::default(),
+            malformed: Counter::default(),
+            unconfirmed: Counter::default(),
+            connected: Counter::default(),
+            lost: Counter::default(),
+            round_trips: Histogram::new(ROUND_TRIPS),
+        }
     }
 }
 

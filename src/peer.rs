@@ -41,7 +41,7 @@ impl ConnectionId {
 }
 
 /// A number that no other process has, most likely.
-fn process_number() -> u64 {
+pub(crate) fn process_number() -> u64 {
     static NUMBER: OnceLock<u64> = OnceLock::new();
     *NUMBER.get_or_init(|| RandomState::new().hash_one(0))
 }

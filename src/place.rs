@@ -1,10 +1,12 @@
 //! One member of a hub and the hub around it: both change when it joins or leaves a group.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     hub::{Members, Membership},
     peer::Peer,
+    relay::{Relay, Teller},
+    target::Target,
 };
 
 /// One member, and the hub around it.
@@ -12,6 +14,7 @@ pub(crate) struct Place<'a> {
     pub(crate) peer: &'a Arc<Peer>,
     pub(crate) membership: &'a mut Membership,
     pub(crate) here: &'a mut Members,
+    pub(crate) relay: Option<&'a dyn Relay>,
 }
 
 /// Why a group could not be joined.
@@ -29,6 +32,7 @@ pub enum JoinError {
 impl Place<'_> {
     /// Joins a group, within the limit; to be in it already changes nothing.
     pub(crate) fn join_group(&mut self, group: &str, limit: usize) -> Result<(), JoinError> {
+        let teller = Teller { relay: self.relay, hub: &self.membership.hub };
         let (groups, here) = (&mut self.membership.groups, &mut self.here.groups);
         if groups.iter().any(|joined| **joined == *group) {
             return Ok(());
@@ -37,7 +41,11 @@ impl Place<'_> {
             return Err(JoinError::TooMany(limit));
         }
         let name = here.get_key_value(group).map_or_else(|| group.into(), |(k, _)| Arc::clone(k));
-        here.entry(Arc::clone(&name)).or_default().insert(self.peer.id, Arc::clone(self.peer));
+        let members = here.entry(Arc::clone(&name)).or_insert_with(|| {
+            teller.first_came(Target::Group(group));
+            HashMap::default()
+        });
+        members.insert(self.peer.id, Arc::clone(self.peer));
         groups.push(name);
         Ok(())
     }
@@ -45,6 +53,7 @@ impl Place<'_> {
     /// Leaves a group; not to be in it changes nothing.
     pub(crate) fn leave_group(&mut self, group: &str) {
         self.membership.groups.retain(|joined| **joined != *group);
-        self.here.leave_group(group, self.peer.id);
+        let teller = Teller { relay: self.relay, hub: &self.membership.hub };
+        self.here.leave_group(group, self.peer.id, teller);
     }
 }

@@ -19,6 +19,8 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
+#[cfg(feature = "backplane")]
+use crate::backplane::{Backplane, Node};
 #[cfg(feature = "control")]
 use crate::{
     access_keys::AccessKeys,
@@ -67,6 +69,8 @@ pub struct Server {
     shared: Shared,
     #[cfg(feature = "control")]
     control_listeners: Vec<Listener>,
+    #[cfg(feature = "backplane")]
+    backplane: Option<Backplane>,
 }
 
 /// What all tasks of one server share.
@@ -84,6 +88,9 @@ pub(crate) struct Shared {
     pub(crate) upstream: Option<Arc<Upstream>>,
     #[cfg(feature = "control")]
     pub(crate) control: Option<Control>,
+    /// This process as one of several nodes.
+    #[cfg(feature = "backplane")]
+    pub(crate) node: Option<Arc<Node>>,
     pub(crate) permits: Arc<Semaphore>,
     draining: AtomicBool,
     stop: watch::Sender<bool>,
@@ -123,6 +130,8 @@ impl Server {
         Self {
             #[cfg(feature = "control")]
             control_listeners: Vec::new(),
+            #[cfg(feature = "backplane")]
+            backplane: None,
             shared: Shared {
                 hub,
                 routes: Vec::new(),
@@ -136,6 +145,8 @@ impl Server {
                 upstream: None,
                 #[cfg(feature = "control")]
                 control: None,
+                #[cfg(feature = "backplane")]
+                node: None,
                 permits: Arc::new(Semaphore::new(limit)),
                 draining: AtomicBool::new(false),
                 stop: watch::Sender::new(false),
@@ -169,6 +180,18 @@ impl Server {
     pub fn control(mut self, keys: AccessKeys, listeners: Vec<Listener>) -> Self {
         self.shared.control = Some(Control::new(keys));
         self.control_listeners = listeners;
+        self
+    }
+
+    /// Joins the hubs of this server with those of others, from the moment that it runs: what is
+    /// sent to users, groups and everybody reaches them wherever they are connected. It connects
+    /// while the server runs, and again whenever it has to; until then what is said here is heard
+    /// here.
+    #[cfg(feature = "backplane")]
+    #[must_use]
+    pub fn backplane(mut self, backplane: Backplane) -> Self {
+        self.shared.node = Some(backplane.node(&self.shared.hub));
+        self.backplane = Some(backplane);
         self
     }
 
@@ -216,6 +239,10 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Drained {
         let shared = Arc::new(self.shared);
+        #[cfg(feature = "backplane")]
+        let driver = self.backplane.zip(shared.node.clone()).map(|(backplane, node)| {
+            tokio::spawn(backplane.drive(node, shared.hub.clone())).abort_handle()
+        });
         let shutdown = async {
             shutdown.await;
             shared.draining.store(true, Relaxed);
@@ -235,7 +262,12 @@ impl Server {
         {
             drop(accepting);
         }
-        drain(&shared, limit).await
+        let drained = drain(&shared, limit).await;
+        #[cfg(feature = "backplane")]
+        if let Some(driver) = driver {
+            driver.abort();
+        }
+        drained
     }
 }
 
@@ -260,11 +292,19 @@ impl Shared {
         self.permits.available_permits() == 0
     }
 
+    /// Whether this is one of several nodes, and nothing goes through what joins them.
+    #[cfg(feature = "backplane")]
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| !node.is_ready())
+    }
+
     /// The answer to a plain GET on this path, if it is not a WebSocket address.
     pub(crate) fn page(&self, path: &str) -> Option<Answer> {
         let ok = || Answer::new(StatusCode::OK, "text/plain; charset=utf-8", b"ok\n".to_vec());
         match path {
             "/readyz" if self.is_draining() => Some(Rejection::new(503, "draining").into()),
+            #[cfg(feature = "backplane")]
+            "/readyz" if self.is_cut_off() => Some(Rejection::new(503, "backplane").into()),
             "/healthz" | "/readyz" => Some(ok()),
             other => {
                 let mut pages = self.pages.iter();
@@ -361,6 +401,10 @@ async fn drain(shared: &Shared, limit: usize) -> Drained {
     #[cfg(feature = "control")]
     if let Some(upstream) = &shared.upstream {
         upstream.flush(deadline).await;
+    }
+    #[cfg(feature = "backplane")]
+    if let Some(node) = &shared.node {
+        node.flush(deadline).await;
     }
     Drained { left }
 }

@@ -3,5 +3,156 @@
 //! The nodes share an engine that exists already. It carries bytes by subject and knows nothing of
 //! hubs; what the bytes say, and who has to hear it, is decided here.
 
+mod delivery;
+mod driver;
 mod engine;
+mod envelope;
+mod health;
+mod interest;
+mod memory;
+mod node;
+mod outbox;
 mod subject;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+pub use self::memory::Memory;
+pub(crate) use self::node::Node;
+use self::{driver::Driver, engine::Engine};
+use crate::{error::Error, hub::Hub, relay::Relay};
+
+/// What joins a server with others: an engine, and how much patience there is with it.
+///
+/// ```no_run
+/// # fn main() -> Result<(), hubnerite::Error> {
+/// use hubnerite::{Backplane, Server};
+///
+/// let server = Server::new().backplane(Backplane::new("redis://127.0.0.1")?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Backplane {
+    engine: Arc<dyn Engine>,
+    prefix: String,
+    buffer: usize,
+    grace: Duration,
+}
+
+impl Backplane {
+    /// What the names of all subjects begin with. Default `hubnerite`.
+    pub const PREFIX: &str = "hubnerite";
+
+    /// Bytes that may wait for the engine. Default 16 MiB.
+    pub const BUFFER: usize = 16 << 20;
+
+    /// How long the engine may carry nothing. Default 5 s.
+    pub const GRACE: Duration = Duration::from_secs(5);
+
+    /// An engine by its URL: `redis://`, `rediss://`, `nats://` or `kafka://`, each in a build with
+    /// the cargo feature of that name.
+    ///
+    /// # Errors
+    /// [`Error::Backplane`] if the URL makes no sense, or its engine is not built in. It does not
+    /// repeat the URL, which may have a password in it.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        engine_of(url).map(Self::on).map_err(|reason| Error::Backplane { reason })
+    }
+
+    /// An engine in this process.
+    #[must_use]
+    pub fn over(engine: &Memory) -> Self {
+        Self::on(Arc::new(engine.clone()))
+    }
+
+    fn on(engine: Arc<dyn Engine>) -> Self {
+        let prefix = Self::PREFIX.to_owned();
+        Self { engine, prefix, buffer: Self::BUFFER, grace: Self::GRACE }
+    }
+
+    /// What the names of all subjects begin with: only nodes with the same prefix hear each other.
+    ///
+    /// # Errors
+    /// [`Error::Backplane`] unless it is 1 to 64 letters, digits, `-` and `_`.
+    pub fn prefix(mut self, prefix: &str) -> Result<Self, Error> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(fits) {
+            let reason = "the prefix must be 1 to 64 letters, digits, - and _".to_owned();
+            return Err(Error::Backplane { reason });
+        }
+        prefix.clone_into(&mut self.prefix);
+        Ok(self)
+    }
+
+    /// How many bytes may wait for the engine, at most 4 GiB. Past it messages are delivered on
+    /// this node alone, and their senders are told so.
+    #[must_use]
+    pub fn buffer(mut self, bytes: usize) -> Self {
+        self.buffer = bytes;
+        self
+    }
+
+    /// After how long without a sign of life the server is no longer ready, and connects anew.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Makes this hub's process a node: what happens in the hub is told from now on.
+    pub(crate) fn node(&self, hub: &Hub) -> Arc<Node> {
+        let counters = Arc::clone(&hub.metrics().backplane);
+        let node = Arc::new(Node::new(&self.prefix, self.buffer, self.grace, counters));
+        hub.set_relay(Arc::clone(&node) as Arc<dyn Relay>);
+        node
+    }
+
+    /// Joins the node with the others for as long as this runs.
+    pub(crate) async fn drive(self, node: Arc<Node>, hub: Hub) {
+        Driver { node, engine: self.engine, hub }.run().await;
+    }
+}
+
+/// The engine that a URL means.
+fn engine_of(url: &str) -> Result<Arc<dyn Engine>, String> {
+    let Some((scheme, _)) = url.split_once("://") else {
+        return Err("the URL must begin with redis://, rediss://, nats:// or kafka://".to_owned());
+    };
+    let feature = match scheme {
+        "redis" | "rediss" => "redis",
+        "nats" | "kafka" => scheme,
+        _ => {
+            return Err("the URL must begin with redis://, rediss://, nats:// or kafka://".into());
+        }
+    };
+    Err(format!("this build has no {feature}: it needs the cargo feature {feature}"))
+}
+
+impl fmt::Debug for Backplane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backplane").field("engine", &self.engine.address()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_means_no_engine_is_refused_and_not_repeated() {
+        for url in ["", "redis", "http://user:secret@host", "memory://"] {
+            let error = Backplane::new(url).unwrap_err().to_string();
+            assert!(error.contains("must begin with redis://"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_a_word() {
+        let backplane = || Backplane::over(&Memory::default());
+        assert!(backplane().prefix("blue-1_a").is_ok());
+        for wrong in ["", "a.b", "a*", &"a".repeat(65)] {
+            assert!(backplane().prefix(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     close::CloseReason,
-    hub::Target,
     peer::ConnectionId,
     place::JoinError,
     protocol::check_group,
     rights::{Permission, Rights},
+    target::Target,
 };
 
 type Answered = Result<Reply, Problem>;

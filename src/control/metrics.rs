@@ -22,6 +22,8 @@ use crate::{
     metrics::{ByNumber, EventCounters, EventKind, EventOutcome, Histogram},
     process::Process,
 };
+#[cfg(feature = "backplane")]
+use crate::{metrics::BackplaneCounters, relay::RelayFigures};
 
 /// The two forms of the text: scrapers ask for the newer one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +107,10 @@ impl Collector for Figures {
         self.pressure(&mut page)?;
         self.calls(&mut page)?;
         events(&self.hub.metrics().events, &mut page)?;
+        #[cfg(feature = "backplane")]
+        if let Some(relay) = self.hub.relay() {
+            backplane(&self.hub.metrics().backplane, relay.figures(), &mut page)?;
+        }
         // Without /proc there is nothing to tell.
         Process::look().map_or(Ok(()), |process| about_process(&process, &mut page))
     }
@@ -189,6 +195,31 @@ fn events(events: &EventCounters, page: &mut Page<'_>) -> Result {
     let name = "hubnerite_event_handler_seconds";
     let times = EventKind::ALL.map(|kind| ([("kind", kind.name())], events.micros(kind)));
     page.histograms(name, help, times, MICROSECOND)
+}
+
+#[cfg(feature = "backplane")]
+fn backplane(counters: &BackplaneCounters, now: RelayFigures, page: &mut Page<'_>) -> Result {
+    let help = "Whether what is sent through the engine comes back";
+    page.gauge("hubnerite_backplane_up", help, u64::from(now.is_up))?;
+    let help = "Bytes that wait for the engine";
+    page.gauge("hubnerite_backplane_waiting_bytes", help, now.waiting_bytes)?;
+    let help = "Users, groups and hubs that are heard for";
+    page.gauge("hubnerite_backplane_subscriptions", help, now.subscriptions)?;
+    for (name, help, counter) in [
+        ("published", "Messages that the engine has taken", &counters.published),
+        ("received", "Messages of other nodes that the engine has brought", &counters.received),
+        ("repeated", "Messages that the engine has brought before", &counters.repeated),
+        ("refused", "Publications that other nodes were not told of", &counters.refused),
+        ("malformed", "Messages of the engine that made no sense", &counters.malformed),
+        ("unconfirmed", "Joins that the engine had not confirmed", &counters.unconfirmed),
+        ("connected", "Connections to the engine that were made", &counters.connected),
+        ("lost", "Connections to the engine that were lost", &counters.lost),
+    ] {
+        page.counter(&format!("hubnerite_backplane_{name}"), help, counter.get())?;
+    }
+    let help = "Time that a message of the node to itself takes through the engine";
+    let name = "hubnerite_backplane_round_trip_seconds";
+    page.histogram(name, help, &counters.round_trips, MICROSECOND)
 }
 
 fn about_process(process: &Process, page: &mut Page<'_>) -> Result {

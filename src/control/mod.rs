@@ -33,6 +33,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::Semaphore, time::timeout};
 
 pub(crate) use self::ports::Port;
+#[cfg(feature = "backplane")]
+pub(crate) use self::rest::Selection;
 use self::{
     access::Access,
     metrics::Format,
@@ -191,9 +193,21 @@ fn readiness(server: &Shared) -> Reply {
         Reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else if server.is_full() {
         Reply::text(StatusCode::SERVICE_UNAVAILABLE, "full\n")
+    } else if is_cut_off(server) {
+        Reply::text(StatusCode::SERVICE_UNAVAILABLE, "backplane\n")
     } else {
         Reply::text(StatusCode::OK, "ok\n")
     }
+}
+
+#[cfg(feature = "backplane")]
+fn is_cut_off(server: &Shared) -> bool {
+    server.is_cut_off()
+}
+
+#[cfg(not(feature = "backplane"))]
+fn is_cut_off(_: &Shared) -> bool {
+    false
 }
 
 /// A body that says it is too large is not waited for, nor asked for (`Expect: 100-continue`).

@@ -14,11 +14,12 @@ use super::{
 };
 use crate::{
     access_keys::AccessKeys,
-    hub::{Hub, State, Target},
+    hub::{Hub, State},
     metrics::ByNumber,
     peer::{ConnectionId, Peer},
     protocol::{check_group, check_hub},
     route::{Match, Params, Pattern},
+    target::Target,
 };
 
 /// Carries a call out.
@@ -57,7 +58,7 @@ const CALLS: &[(Method, &str, Call)] = &[
 pub(super) type CallCounts = Vec<(String, ByNumber)>;
 
 /// The statuses of answers to calls.
-const STATUSES: &[u16] = &[200, 202, 204, 400, 401, 404, 405, 408, 413, 415];
+const STATUSES: &[u16] = &[200, 202, 204, 400, 401, 404, 405, 408, 413, 415, 503];
 
 /// The table above, ready to be searched.
 pub(super) struct Routes {
@@ -154,8 +155,8 @@ impl<'a> Asked<'a> {
     pub(super) fn target(&self) -> Target<'a> {
         let of = |name| self.params.get(name);
         if let Some(name) = of("connection") {
-            // A name that no connection can have is that of nobody.
-            return ConnectionId::parse(name).map_or(Target::Users(&[]), Target::Connection);
+            // A name that no connection here can have is that of nobody, or of one elsewhere.
+            return ConnectionId::parse(name).map_or(Target::Foreign(name), Target::Connection);
         }
         let user = of("user").map(Target::User);
         user.or_else(|| of("group").map(Target::Group)).unwrap_or(Target::All)
@@ -174,19 +175,31 @@ impl<'a> Asked<'a> {
 
 /// `excluded` and `filter`.
 #[derive(Debug)]
-pub(super) struct Selection {
+pub(crate) struct Selection {
     pub(super) filter: Option<Filter>,
     pub(super) excluded: Vec<ConnectionId>,
 }
 
 impl Selection {
+    /// Whom another node means.
+    ///
+    /// # Errors
+    /// Where the filter stops to make sense.
+    #[cfg(feature = "backplane")]
+    pub(crate) fn new(filter: Option<&str>, excluded: &[String]) -> Result<Self, String> {
+        let filter = filter.filter(|text| !text.is_empty()).map(Filter::parse).transpose();
+        let filter = filter.map_err(|error| error.to_string())?;
+        let excluded = excluded.iter().filter_map(|name| ConnectionId::parse(name)).collect();
+        Ok(Self { filter, excluded })
+    }
+
     /// Nothing has to be asked.
     pub(super) fn is_everybody(&self) -> bool {
         self.filter.is_none() && self.excluded.is_empty()
     }
 
     /// Asked under the hub's lock, for each connection of the target.
-    pub(super) fn wants(&self, state: &State, peer: &Peer) -> bool {
+    pub(crate) fn wants(&self, state: &State, peer: &Peer) -> bool {
         let matches = |filter: &Filter| {
             Subject::of(state, peer).is_some_and(|subject| filter.matches(&subject))
         };

@@ -7,8 +7,10 @@ use super::{
     rest::Asked,
 };
 use crate::{
-    hub::Target,
     protocol::{Batch, DataType, OwnedPayload, Source},
+    publish::Exceptions,
+    relay::Unreached,
+    target::Target,
 };
 
 /// How long a message may be held for a client that is away, in seconds. None is held here.
@@ -25,21 +27,27 @@ pub(super) fn send(asked: &Asked<'_>) -> Result<Reply, Problem> {
         _ => Source::Server,
     };
     // What is queued behind a connection's request to close would be counted and not written.
-    let _accepted = asked.hub.accept().ok_or_else(stopping)?;
+    let _accepted = asked.hub.accept().ok_or_else(|| unavailable("the server is stopping"))?;
     let mut message = Batch::default();
     message.push(source, None, payload.as_payload());
     let sent = if selection.is_everybody() {
         asked.hub.publish(target, None, &mut message)
     } else {
-        asked.hub.publish_where(target, &mut message, |state, peer| selection.wants(state, peer))
+        let excluded: Vec<_> = asked.query.all("excluded").map(str::to_owned).collect();
+        let exceptions = Exceptions { excluded: &excluded, filter: asked.query.get("filter") };
+        let wanted = |state: &_, peer: &_| selection.wants(state, peer);
+        asked.hub.publish_where(target, exceptions, &mut message, wanted)
     };
+    if sent.unreached {
+        return Err(unavailable(&Unreached.to_string()));
+    }
     Ok(Reply::empty(StatusCode::ACCEPTED)
         .with(HeaderName::from_static("x-hubnerite-recipients"), sent.recipients)
         .with(HeaderName::from_static("x-hubnerite-dropped"), sent.evicted))
 }
 
-fn stopping() -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the server is stopping")
+fn unavailable(why: &str) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", why)
 }
 
 /// The body as what clients are sent.

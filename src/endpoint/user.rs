@@ -1,5 +1,7 @@
 //! `/ws/{user_id}` and `/client/hubs/{hub}`: the JSON protocol.
 
+use futures_util::FutureExt;
+
 use crate::{
     ack::AckIds,
     auth::{Identity, Rejection, Request},
@@ -9,13 +11,14 @@ use crate::{
     frame::{Form, Message},
     gate::Entered,
     handler::Seat,
-    hub::Target,
     member::Member,
     peer::ConnectionId,
     place::JoinError,
     protocol::{self, Action, Batch, ClientFrame, ErrorName, Payload, Source},
+    relay::{self, Room, Settling},
     rights::Action as Right,
     route::Params,
+    target::Target,
 };
 #[cfg(feature = "control")]
 use crate::{events::NotRaised, protocol::DataType};
@@ -62,12 +65,6 @@ pub(super) async fn serve(mut connection: Connection, params: Params) {
     // Its seat knows the user. An idle connection keeps nothing that it does not need.
     drop(params);
     let Some(member) = connection.take_member() else { return };
-    for group in connection.identity().groups() {
-        // Past the limit of groups, the token has asked for more than there is.
-        if let Err(error) = member.join_group(group) {
-            log::debug!("connection {}: {error}", connection.id());
-        }
-    }
     match member.form() {
         Form::Bare => simple(connection, &member).await,
         // To be closed is what both come to; the reason is with the connection.
@@ -105,8 +102,13 @@ async fn simple(mut connection: Connection, member: &Member) {
 
 async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed> {
     connection.push_encoded(&protocol::connected(&connection.id().to_string(), member.user()));
-    let mut speaker =
-        Speaker { member, ack_ids: AckIds::default(), outbox: None, refused_joins: 0 };
+    let mut speaker = Speaker {
+        member,
+        ack_ids: AckIds::default(),
+        outbox: None,
+        unsettled: None,
+        refused_joins: 0,
+    };
     loop {
         // What a message needs is gone before anything is waited for: this future stays small.
         while let Some(message) = connection.try_recv() {
@@ -114,6 +116,10 @@ async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed>
             room(&mut connection).await?;
         }
         speaker.publish();
+        if let Some(unsettled) = speaker.unsettled.take() {
+            // Boxed: it is seldom there.
+            unsettled.settle(&mut connection).boxed().await;
+        }
         let message = connection.recv().await.ok_or(Closed)?;
         speaker.hear(message, &mut connection);
         room(&mut connection).await?;
@@ -133,6 +139,8 @@ struct Speaker<'a> {
     ack_ids: AckIds,
     /// Messages that are accepted and not queued yet: all to the same receivers.
     outbox: Option<Box<Outbox<'a>>>,
+    /// Joins that other nodes do not know of yet.
+    unsettled: Option<Box<Unsettled>>,
     /// Joins that were one too many.
     refused_joins: u32,
 }
@@ -141,8 +149,27 @@ struct Outbox<'a> {
     target: Receivers,
     exclude: Option<ConnectionId>,
     batch: Batch,
+    /// For the messages to other nodes, if there are any.
+    room: Option<Room>,
     /// Held until all of it is queued.
     _accepted: Entered<'a>,
+}
+
+/// What a client is told once it hears what is sent to its groups on other nodes: as much as it
+/// has asked for in one read.
+#[derive(Default)]
+struct Unsettled {
+    joins: Vec<Settling>,
+    replies: Vec<String>,
+}
+
+impl Unsettled {
+    async fn settle(self, connection: &mut Connection) {
+        if let Some(relay) = connection.hub().relay() {
+            relay::settled(self.joins, relay).await;
+        }
+        self.replies.iter().for_each(|reply| connection.push_encoded(reply));
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,7 +240,10 @@ impl Speaker<'_> {
             return connection.end(CloseReason::Unsupported(reason));
         };
         for reply in self.answer(connection, &text).into_iter().flatten() {
-            connection.push_encoded(&reply);
+            match &mut self.unsettled {
+                Some(unsettled) => unsettled.replies.push(reply),
+                None => connection.push_encoded(&reply),
+            }
         }
         if self.refused_joins > MAX_REFUSED_JOINS {
             connection.end(CloseReason::Policy("too many groups"));
@@ -275,6 +305,9 @@ impl Speaker<'_> {
                     }
                     JoinError::Closed => (ErrorName::BadRequest, error.to_string()),
                 })?;
+                if let Some(settling) = self.member.hub().settling(Target::Group(&group)) {
+                    self.unsettled.get_or_insert_default().joins.push(settling);
+                }
             }
             Action::LeaveGroup(group) => {
                 self.publish();
@@ -324,11 +357,22 @@ impl Speaker<'_> {
             let stopping = || (ErrorName::InternalServerError, "the server is stopping".to_owned());
             let accepted = member.hub().accept().ok_or_else(stopping)?;
             let (target, batch) = (target.clone(), Batch::default());
-            let outbox = Outbox { target, exclude, batch, _accepted: accepted };
+            let outbox = Outbox { target, exclude, batch, room: None, _accepted: accepted };
             self.outbox = Some(Box::new(outbox));
         }
-        if let Some(outbox) = &mut self.outbox {
-            outbox.batch.push(source, self.member.user(), payload);
+        let Some(outbox) = &mut self.outbox else { return Ok(()) };
+        let before = outbox.batch.len();
+        outbox.batch.push(source, self.member.user(), payload);
+        let bytes = outbox.batch.len() - before;
+        match self.member.hub().reserve(outbox.target.as_target(), bytes) {
+            Ok(room) => outbox.room = merged(outbox.room.take(), room),
+            Err(unreached) => {
+                // Those who are here get it nevertheless, behind what was accepted before.
+                let mut last = outbox.batch.split_off(before);
+                self.publish();
+                self.member.hub().publish_in(None, target.as_target(), exclude, &mut last);
+                return Err((ErrorName::InternalServerError, unreached.to_string()));
+            }
         }
         Ok(())
     }
@@ -336,11 +380,30 @@ impl Speaker<'_> {
     /// Queues what was accepted.
     fn publish(&mut self) -> Sent {
         let Some(mut outbox) = self.outbox.take() else { return Sent::default() };
-        let target = match &outbox.target {
-            Receivers::All => Target::All,
-            Receivers::Group(group) => Target::Group(group),
-            Receivers::Users(users) => Target::Users(users),
-        };
-        self.member.hub().publish(target, outbox.exclude, &mut outbox.batch)
+        if outbox.batch.len() == 0 {
+            return Sent::default();
+        }
+        let target = outbox.target.as_target();
+        self.member.hub().publish_in(outbox.room, target, outbox.exclude, &mut outbox.batch)
+    }
+}
+
+impl Receivers {
+    fn as_target(&self) -> Target<'_> {
+        match self {
+            Self::All => Target::All,
+            Self::Group(group) => Target::Group(group),
+            Self::Users(users) => Target::Users(users),
+        }
+    }
+}
+
+fn merged(one: Option<Room>, other: Option<Room>) -> Option<Room> {
+    match (one, other) {
+        (Some(mut one), Some(other)) => {
+            one.merge(other);
+            Some(one)
+        }
+        (one, other) => one.or(other),
     }
 }

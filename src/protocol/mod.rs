@@ -13,6 +13,8 @@ use serde_json::value::RawValue;
 #[cfg(feature = "control")]
 use serde_json::value::to_raw_value;
 
+#[cfg(feature = "backplane")]
+pub(crate) use self::outgoing::GAP;
 pub(crate) use self::outgoing::{Batch, PONG, Source, ack, connected, disconnected, failure};
 use crate::frame::Opcode;
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{DataType, ErrorName, Payload};
-use crate::frame::{Form, Opcode, Publication, payloads, push_frame, push_header};
+use crate::frame::{Form, Kind, Opcode, Publication, payloads, push_frame, push_header};
 
 /// Where a message comes from, as its receivers are told.
 #[derive(Debug, Clone, Copy)]
@@ -57,10 +57,21 @@ impl Batch {
         self.wire.push(b'}');
     }
 
+    /// Takes out the messages behind the first `length` bytes.
+    pub(crate) fn split_off(&mut self, length: usize) -> Self {
+        Self { wire: self.wire.split_off(length), text: String::new() }
+    }
+
     /// Appends a frame that is no message: an ack. Only for a receiver of [`Form::Envelope`].
     #[cfg(feature = "control")]
     pub(crate) fn push_frame(&mut self, text: &str) {
         push_frame(&mut self.wire, Opcode::Text, text.as_bytes());
+    }
+
+    /// Appends a message that another node has encoded.
+    #[cfg(feature = "backplane")]
+    pub(crate) fn push_encoded(&mut self, text: &[u8]) {
+        push_frame(&mut self.wire, Opcode::Text, text);
     }
 
     /// The bytes of all messages so far.
@@ -77,6 +88,10 @@ impl Publication for Batch {
             Form::Envelope => self.wire.clone(),
             Form::Bare => bare(&self.wire),
         }
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Message
     }
 }
 
@@ -118,6 +133,10 @@ pub(crate) fn disconnected(why: &str) -> String {
     text.push('}');
     text
 }
+
+/// What a client is told that may have missed messages of other nodes.
+#[cfg(feature = "backplane")]
+pub(crate) const GAP: &str = r#"{"type":"system","event":"gap"}"#;
 
 pub(crate) const PONG: &str = r#"{"type":"pong"}"#;
 

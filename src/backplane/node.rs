@@ -1,0 +1,359 @@
+//! This process as one of several nodes: what it has to say to the others, and what it is to hear.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    engine::Command,
+    envelope::{Header, To, Yes},
+    health::Health,
+    interest::{Interest, Settled},
+    outbox::Outbox,
+    subject::Subject,
+};
+use crate::{
+    frame::{Kind, payloads},
+    metrics::BackplaneCounters,
+    peer::process_number,
+    relay::{Post, Relay, RelayFigures, Room, Settling, Unreached},
+    target::Target,
+};
+
+/// What a header takes at most, unless names are very long; and each further payload in it.
+const HEADER: usize = 512;
+
+/// Digits and a comma.
+const PER_PAYLOAD: usize = 12;
+
+/// The name of a node: 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct NodeId(u64);
+
+/// One of the nodes that share an engine.
+pub(crate) struct Node {
+    pub(super) id: NodeId,
+    pub(super) prefix: String,
+    pub(super) outbox: Outbox,
+    pub(super) health: Health,
+    pub(super) counters: Arc<BackplaneCounters>,
+    interest: Mutex<Interest>,
+    /// The bytes that may wait.
+    buffer: Arc<Semaphore>,
+    buffer_size: usize,
+    /// What the engine takes in one message.
+    max_message: AtomicUsize,
+    last_id: AtomicU64,
+}
+
+impl NodeId {
+    /// The first node of a process has the number that the names of its connections begin with.
+    pub(crate) fn next() -> Self {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        if TAKEN.swap(true, SeqCst) {
+            return Self(RandomState::new().hash_one(0));
+        }
+        Self(process_number())
+    }
+
+    /// The node that has a connection of this name, if any connection can have it.
+    pub(crate) fn of_connection(name: &str) -> Option<Self> {
+        let (head, tail) = name.split_at_checked(16)?;
+        Self::parse(tail).and(Self::parse(head))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let right = text.len() == 16 && text.bytes().all(is_digit);
+        u64::from_str_radix(text, 16).ok().filter(|_| right).map(Self)
+    }
+}
+
+impl Node {
+    pub(super) fn new(
+        prefix: &str,
+        buffer: usize,
+        grace: Duration,
+        counters: Arc<BackplaneCounters>,
+    ) -> Self {
+        // All of it is waited for at the end, by a number of 32 bits.
+        let buffer_size = buffer.min(u32::MAX as usize);
+        Self {
+            id: NodeId::next(),
+            prefix: prefix.to_owned(),
+            outbox: Outbox::default(),
+            health: Health::new(grace),
+            counters,
+            interest: Mutex::default(),
+            buffer: Arc::new(Semaphore::new(buffer_size)),
+            buffer_size,
+            max_message: AtomicUsize::new(usize::MAX),
+            last_id: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether what is sent through the engine has come back a short while ago.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.health.is_ready(Instant::now())
+    }
+
+    /// Waits until nothing waits for the engine any more, or for the deadline.
+    pub(crate) async fn flush(&self, deadline: Instant) {
+        let all = u32::try_from(self.buffer_size).unwrap_or(u32::MAX);
+        // It is never closed; and what is not carried by then is told by its number.
+        let _ = timeout_at(deadline, self.buffer.acquire_many(all)).await;
+    }
+
+    /// Says something to all nodes, or to one. It is lost if there is no engine.
+    pub(super) fn tell(&self, to: To<'_>, payload: &[u8]) -> u64 {
+        let subject = match to {
+            To::Node(node) => Subject::node(&self.prefix, &node.to_string()),
+            _ => Subject::nodes(&self.prefix),
+        };
+        let id = self.next_id();
+        let mut header = Header::new(self.id, "default", to, Kind::Message);
+        header.id = Some(id);
+        self.outbox.push_first(Command::Publish(subject, header.seal(&[payload])));
+        id
+    }
+
+    /// Sends a message to itself.
+    pub(super) fn probe(&self) {
+        let id = self.tell(To::Node(self.id), &[]);
+        self.health.probe(id, Instant::now());
+    }
+
+    /// There is an engine: everything that has to be subscribed, the node's own subjects first.
+    pub(super) fn begin(&self, max_message: usize) -> Vec<Command> {
+        self.max_message.store(max_message, Relaxed);
+        let own = NodeId(process_number());
+        let mut subjects = vec![Subject::nodes(&self.prefix), self.subject_of(self.id)];
+        if own != self.id {
+            // Several nodes of one process: each hears what is sent to its connections.
+            subjects.push(self.subject_of(own));
+        }
+        let mut interest = self.interest();
+        // Who comes from now on is subscribed behind these.
+        self.outbox.open();
+        subjects.extend(interest.renew());
+        drop(interest);
+        subjects.into_iter().map(Command::Subscribe).collect()
+    }
+
+    /// The engine has carried these.
+    pub(super) fn carried(&self, commands: &[Command]) {
+        let mut interest = self.interest();
+        for command in commands {
+            if let Command::Subscribe(subject) = command {
+                interest.confirm(subject);
+            }
+        }
+    }
+
+    /// There is no engine.
+    pub(super) fn lose(&self) {
+        self.interest().unsettle();
+        self.health.lose();
+    }
+
+    /// Unsubscribes what nobody hears any more.
+    pub(super) fn expire(&self) {
+        let mut interest = self.interest();
+        for subject in interest.expire(Instant::now()) {
+            self.outbox.push_first(Command::Unsubscribe(subject));
+        }
+    }
+
+    fn subject_of(&self, node: NodeId) -> Subject {
+        Subject::node(&self.prefix, &node.to_string())
+    }
+
+    fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Relaxed) + 1
+    }
+
+    /// What is told of by its members coming and going.
+    fn subject(&self, hub: &str, target: Target<'_>) -> Option<Subject> {
+        match target {
+            Target::All => Some(Subject::all(&self.prefix, hub)),
+            Target::Group(group) => Some(Subject::group(&self.prefix, hub, group)),
+            Target::User(user) => Some(Subject::user(&self.prefix, hub, user)),
+            Target::Users(_) | Target::Connection(_) | Target::Foreign(_) => None,
+        }
+    }
+
+    /// Where a message is published, once for each of several users.
+    fn addresses<'a>(&self, hub: &str, target: Target<'a>) -> Vec<(Subject, To<'a>)> {
+        let to = match target {
+            Target::All => To::All(Yes),
+            Target::Group(group) => To::Group(group.into()),
+            Target::User(user) => To::User(user.into()),
+            Target::Users(users) => {
+                let each = |user: &'a String| self.addresses(hub, Target::User(user));
+                return users.iter().flat_map(each).collect();
+            }
+            Target::Connection(id) => return self.address_of(id.to_string().into()),
+            Target::Foreign(name) => return self.address_of(name.into()),
+        };
+        self.subject(hub, target).into_iter().map(|subject| (subject, to.clone())).collect()
+    }
+
+    fn address_of<'a>(&self, connection: Cow<'a, str>) -> Vec<(Subject, To<'a>)> {
+        let node = NodeId::of_connection(&connection);
+        let address = node.map(|node| (self.subject_of(node), To::Connection(connection)));
+        address.into_iter().collect()
+    }
+
+    /// The post as messages for the engine, each as large as it takes; `None` if a payload is
+    /// larger.
+    fn seal(&self, post: &Post<'_>) -> Option<Vec<(Subject, Bytes)>> {
+        let mut messages = Vec::new();
+        let parts = self.parts(post)?;
+        for (subject, to) in self.addresses(post.hub, post.target) {
+            let mut header = Header::new(self.id, post.hub, to, post.kind);
+            header.excluded = Cow::Borrowed(post.excluded);
+            header.filter = post.filter.map(Cow::Borrowed);
+            for part in &parts {
+                header.id = Some(self.next_id());
+                messages.push((subject.clone(), header.seal(part)));
+            }
+        }
+        Some(messages)
+    }
+
+    fn parts<'a>(&self, post: &Post<'a>) -> Option<Vec<Vec<&'a [u8]>>> {
+        let names = post.excluded.iter().map(|name| name.len() + 3).sum::<usize>();
+        let limit = self.max_message.load(Relaxed);
+        let limit = limit.saturating_sub(HEADER + names + post.filter.map_or(0, str::len));
+        let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
+        for payload in payloads(post.wire) {
+            let length = payload.len() + PER_PAYLOAD;
+            if length > limit {
+                return None;
+            }
+            if bytes + length > limit {
+                parts.push(std::mem::take(&mut part));
+                bytes = 0;
+            }
+            part.push(payload);
+            bytes += length;
+        }
+        parts.push(part);
+        Some(parts)
+    }
+
+    fn room(&self, bytes: usize) -> Result<Room, Unreached> {
+        let bytes = u32::try_from(bytes).map_err(|_| Unreached)?;
+        Arc::clone(&self.buffer).try_acquire_many_owned(bytes).map_err(|_| Unreached)
+    }
+
+    fn try_publish(&self, post: &Post<'_>, room: Option<Room>) -> Result<(), Unreached> {
+        let messages = self.seal(post).ok_or(Unreached)?;
+        let room = match room {
+            Some(room) => room,
+            None => self.room(messages.iter().map(|(_, bytes)| bytes.len()).sum())?,
+        };
+        let (mut room, mut left) = (Some(room), messages.len());
+        for (subject, bytes) in messages {
+            left -= 1;
+            let room = if left == 0 { room.take() } else { None };
+            self.outbox.push(Command::Publish(subject, bytes), room);
+        }
+        Ok(())
+    }
+
+    /// Survives a panic under the lock: every change is one call of a map's.
+    fn interest(&self) -> MutexGuard<'_, Interest> {
+        self.interest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Relay for Node {
+    fn first_came(&self, hub: &str, target: Target<'_>) {
+        let Some(subject) = self.subject(hub, target) else { return };
+        let mut interest = self.interest();
+        if interest.come(&subject) {
+            // Under the lock: the engine has to hear of it in this order.
+            self.outbox.push_first(Command::Subscribe(subject));
+        }
+    }
+
+    fn last_left(&self, hub: &str, target: Target<'_>) {
+        let Some(subject) = self.subject(hub, target) else { return };
+        self.interest().leave(&subject, Instant::now());
+    }
+
+    fn settling(&self, hub: &str, target: Target<'_>) -> Option<Settling> {
+        let subject = self.subject(hub, target)?;
+        let settled = self.interest().settled(&subject);
+        match settled {
+            Settled::Yes => None,
+            Settled::Soon(settling) => Some(settling),
+            Settled::Unknown => {
+                self.not_settled();
+                None
+            }
+        }
+    }
+
+    fn not_settled(&self) {
+        self.counters.unconfirmed.add(1);
+        self.health.miss();
+    }
+
+    fn reserve(&self, target: Target<'_>, bytes: usize) -> Result<Room, Unreached> {
+        let copies = if let Target::Users(users) = target { users.len() } else { 1 };
+        let fits = bytes.saturating_add(HEADER + PER_PAYLOAD) <= self.max_message.load(Relaxed);
+        let room = if fits { self.room(bytes.saturating_mul(copies)) } else { Err(Unreached) };
+        room.inspect_err(|Unreached| self.counters.refused.add(1))
+    }
+
+    fn publish(&self, post: &Post<'_>, room: Option<Room>) -> Result<(), Unreached> {
+        self.try_publish(post, room).inspect_err(|Unreached| self.counters.refused.add(1))
+    }
+
+    fn figures(&self) -> RelayFigures {
+        RelayFigures {
+            is_up: self.is_ready(),
+            waiting_bytes: self.buffer_size.saturating_sub(self.buffer.available_permits()),
+            subscriptions: self.interest().len(),
+        }
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Serialize for NodeId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        let rule = || D::Error::custom("node: must be 16 hexadecimal digits");
+        Self::parse(&text).ok_or_else(rule)
+    }
+}

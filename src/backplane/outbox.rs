@@ -1,0 +1,194 @@
+//! What waits for the engine.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use super::engine::Command;
+use crate::relay::Room;
+
+/// What one call of an engine carries at most: enough that a round trip is shared by many, and
+/// little enough that it is over long before its deadline.
+const MAX_BATCH_BYTES: usize = 256 << 10;
+
+/// See [`MAX_BATCH_BYTES`].
+const MAX_BATCH: usize = 1024;
+
+/// Commands for the engine, in the order in which they are carried out.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    queue: Mutex<Queue>,
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// What nodes have to say about themselves does not wait behind messages, nor for an engine.
+    first: VecDeque<Command>,
+    is_open: bool,
+    /// The room is given back with the last part of a message.
+    messages: VecDeque<(Command, Option<Room>)>,
+}
+
+/// Commands that an engine carries out now.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) commands: Vec<Command>,
+    /// Of the messages among them, which stand last.
+    rooms: VecDeque<Option<Room>>,
+}
+
+impl Outbox {
+    /// Before all messages; for nothing if there is no engine.
+    pub(super) fn push_first(&self, command: Command) {
+        let mut queue = self.lock();
+        if queue.is_open {
+            queue.first.push_back(command);
+            drop(queue);
+            self.filled.notify_one();
+        }
+    }
+
+    /// There is an engine.
+    pub(super) fn open(&self) {
+        self.lock().is_open = true;
+    }
+
+    pub(super) fn push(&self, command: Command, room: Option<Room>) {
+        self.lock().messages.push_back((command, room));
+        self.filled.notify_one();
+    }
+
+    /// Takes what is to be carried next, as soon as there is something. Cancel safe.
+    pub(super) async fn take(&self, batch: &mut Batch) {
+        loop {
+            self.lock().take(batch);
+            if !batch.commands.is_empty() {
+                return;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// The engine is gone, and has perhaps not carried these: they come first on the next. What is
+    /// no message is for the engine that is gone.
+    pub(super) fn put_back(&self, mut batch: Batch) {
+        let mut queue = self.lock();
+        queue.is_open = false;
+        queue.first.clear();
+        while let (Some(room), Some(message)) = (batch.rooms.pop_back(), batch.commands.pop()) {
+            queue.messages.push_front((message, room));
+        }
+    }
+
+    /// Survives a panic under the lock: what is there is whole between any two lines.
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn take(&mut self, batch: &mut Batch) {
+        batch.commands.extend(self.first.drain(..));
+        let (mut bytes, mut count) = (0, 0);
+        while bytes < MAX_BATCH_BYTES
+            && count < MAX_BATCH
+            && let Some((message, room)) = self.messages.pop_front()
+        {
+            bytes += message.len();
+            count += 1;
+            batch.commands.push(message);
+            batch.rooms.push_back(room);
+        }
+    }
+}
+
+impl Batch {
+    /// The engine has carried them.
+    pub(super) fn clear(&mut self) {
+        self.commands.clear();
+        self.rooms.clear();
+    }
+
+    /// How many of them are messages of clients.
+    pub(super) fn messages(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// Takes out the messages that are larger than `limit`; how many there were.
+    pub(super) fn drop_larger(&mut self, limit: usize) -> usize {
+        if self.commands.iter().all(|command| command.len() <= limit) {
+            return 0;
+        }
+        let first = self.commands.len() - self.rooms.len();
+        let messages = self.commands.split_off(first).into_iter().zip(self.rooms.drain(..));
+        let (kept, dropped): (Vec<_>, Vec<_>) =
+            messages.partition(|(message, _)| message.len() <= limit);
+        for (message, room) in kept {
+            self.commands.push(message);
+            self.rooms.push_back(room);
+        }
+        dropped.len()
+    }
+}
+
+impl Command {
+    /// Bytes of a message.
+    fn len(&self) -> usize {
+        match self {
+            Self::Publish(_, bytes) => bytes.len(),
+            Self::Subscribe(_) | Self::Unsubscribe(_) => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backplane::subject::Subject;
+
+    fn message(length: usize) -> Command {
+        Command::Publish(Subject::all("p", "h"), vec![7; length].into())
+    }
+
+    #[tokio::test]
+    async fn what_nodes_say_comes_first_and_messages_in_their_order() {
+        let (outbox, mut batch) = (Outbox::default(), Batch::default());
+        let subscribe = Command::Subscribe(Subject::nodes("p"));
+        outbox.push_first(subscribe.clone());
+        outbox.open();
+        outbox.push(message(1), None);
+        outbox.push(message(2), None);
+        outbox.push_first(subscribe.clone());
+        outbox.take(&mut batch).await;
+        assert_eq!(batch.commands, [subscribe, message(1), message(2)]);
+    }
+
+    #[tokio::test]
+    async fn what_was_perhaps_not_carried_is_carried_first() {
+        let (outbox, mut batch) = (Outbox::default(), Batch::default());
+        outbox.open();
+        outbox.push_first(Command::Subscribe(Subject::nodes("p")));
+        outbox.push(message(1), None);
+        outbox.push(message(2), None);
+        outbox.take(&mut batch).await;
+        outbox.push(message(3), None);
+        outbox.put_back(std::mem::take(&mut batch));
+        outbox.take(&mut batch).await;
+        assert_eq!(batch.commands, [message(1), message(2), message(3)]);
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_bounded_and_no_message_is_too_large_for_it() {
+        let (outbox, mut batch) = (Outbox::default(), Batch::default());
+        (0..3).for_each(|_| outbox.push(message(MAX_BATCH_BYTES), None));
+        outbox.take(&mut batch).await;
+        assert_eq!(batch.commands.len(), 1);
+        batch.clear();
+        outbox.take(&mut batch).await;
+        assert_eq!((batch.drop_larger(MAX_BATCH_BYTES - 1), batch.messages()), (1, 0));
+    }
+}
