@@ -25,11 +25,12 @@
 //! # Reading order
 //!
 //! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `turns`, `queue`, `about`,
-//! `peer`, `target`, `relay`, `gate`, `fan_out`, `hub`, `publish`, `member`, `directory`. How it travels: `socket`, `output`,
-//! `watch`, `inflow`, `wire`, `session`, `connection`. How it begins: `route`, `head`, `auth`,
-//! `handler`, `answer`, `offer`, `handshake`. Who is told of it: `events`. What holds it together:
-//! `config`, `metrics`, `process`, `listener`, `pause`, `backplane`, `server`, and last what the daemon serves:
-//! `endpoint` to clients, `control` to backends.
+//! `peer`, `target`, `filter`, `selection`, `page`, `question`, `relay`, `gate`, `fan_out`, `hub`,
+//! `publish`, `member`, `directory`, `inquiry`. How it travels: `socket`, `output`, `watch`,
+//! `inflow`, `wire`, `session`, `connection`. How it begins: `route`, `head`, `auth`, `handler`,
+//! `answer`, `offer`, `handshake`. Who is told of it: `events`. What holds it together: `config`,
+//! `metrics`, `process`, `listener`, `pause`, `backplane`, `server`, and last what the daemon
+//! serves: `endpoint` to clients, `control` to backends.
 //!
 //! # Invariants
 //!
@@ -65,6 +66,8 @@ mod error;
 #[cfg(feature = "control")]
 mod events;
 mod fan_out;
+#[cfg(feature = "control")]
+mod filter;
 mod frame;
 /// What `cargo fuzz` reaches: private modules, with bytes that it invents.
 #[cfg(any(fuzzing, test))]
@@ -95,6 +98,8 @@ mod queue;
 mod relay;
 mod rights;
 mod route;
+#[cfg(feature = "control")]
+mod selection;
 mod server;
 mod session;
 mod socket;

@@ -13,12 +13,12 @@ use super::{
     node::{Node, NodeId},
 };
 use crate::{
-    control::Selection,
     fan_out::Sent,
     frame::{Form, Kind, Opcode, Publication, push_frame},
-    hub::{Hub, State},
-    peer::{ConnectionId, Peer},
+    hub::Hub,
+    peer::ConnectionId,
     protocol::{self, Batch},
+    selection::Selection,
     target::Target,
 };
 
@@ -88,9 +88,9 @@ impl Delivery {
 
     fn deliver(&self, header: &Header<'_>, payloads: &[&[u8]]) -> Result<Sent, Malformed> {
         let hub = self.hub.named(&header.hub);
-        let selection = Selection::new(header.filter.as_deref(), &header.excluded)
-            .map_err(|error| Malformed::rule(&error))?;
-        let wanted = |state: &State, peer: &Peer| selection.wants(state, peer);
+        let selection = Selection::new(header.filter.as_deref(), header.excluded.to_vec())
+            .map_err(|error| Malformed::rule(&error.to_string()))?;
+        let wanted = selection.wanted();
         let mut users = Vec::new();
         let Some(target) = target(&header.to, &mut users) else { return Ok(Sent::default()) };
         Ok(match header.kind {

@@ -4,9 +4,8 @@ use hyper::StatusCode;
 use serde::Deserialize;
 
 use super::{
-    filter::Filter,
     reply::{Problem, Reply},
-    rest::{Asked, Selection},
+    rest::Asked,
 };
 use crate::{
     close::CloseReason,
@@ -14,6 +13,7 @@ use crate::{
     place::JoinError,
     protocol::check_group,
     rights::{Permission, Rights},
+    selection::Selection,
     target::Target,
 };
 
@@ -35,7 +35,7 @@ pub(super) fn close(asked: &Asked<'_>) -> Answered {
     let selection = asked.selection()?;
     let reason = asked.query.get("reason").unwrap_or_default().to_owned();
     let reason = CloseReason::Local { code: 1000, reason };
-    asked.hub.close_where(asked.target(), &reason, |state, peer| selection.wants(state, peer));
+    asked.hub.close_where(asked.target(), &reason, selection.wanted());
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
 
@@ -67,15 +67,13 @@ pub(super) fn leave_all(asked: &Asked<'_>) -> Answered {
 
 pub(super) fn join_filtered(asked: &Asked<'_>) -> Answered {
     let (groups, selection) = filtered_groups(asked)?;
-    let wanted = |state: &_, peer: &_| selection.wants(state, peer);
-    asked.hub.join_where(Target::All, &groups, wanted).map_err(too_many)?;
+    asked.hub.join_where(Target::All, &groups, selection.wanted()).map_err(too_many)?;
     Ok(Reply::empty(StatusCode::OK))
 }
 
 pub(super) fn leave_filtered(asked: &Asked<'_>) -> Answered {
     let (groups, selection) = filtered_groups(asked)?;
-    let wanted = |state: &_, peer: &_| selection.wants(state, peer);
-    asked.hub.leave_where(Target::All, Some(&groups), wanted);
+    asked.hub.leave_where(Target::All, Some(&groups), selection.wanted());
     Ok(Reply::empty(StatusCode::OK))
 }
 
@@ -84,10 +82,8 @@ fn filtered_groups(asked: &Asked<'_>) -> Result<(Vec<String>, Selection), Proble
     let FilteredGroups { groups, filter } =
         body.map_err(|error| Problem::bad(format!("body: {error}")))?;
     groups.iter().try_for_each(|group| check_group(group)).map_err(Problem::bad)?;
-    let filter = filter.filter(|text| !text.is_empty());
-    let filter = filter.as_deref().map(Filter::parse).transpose();
-    let filter = filter.map_err(|error| Problem::bad(error.to_string()))?;
-    Ok((groups, Selection { filter, excluded: Vec::new() }))
+    let selection = Selection::new(filter.as_deref(), Vec::new());
+    Ok((groups, selection.map_err(|error| Problem::bad(error.to_string()))?))
 }
 
 pub(super) fn grant(asked: &Asked<'_>) -> Answered {

@@ -5,7 +5,6 @@
 //! backends from clients on two ports that take both.
 
 mod access;
-mod filter;
 mod lists;
 mod members;
 mod metrics;
@@ -33,8 +32,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::Semaphore, time::timeout};
 
 pub(crate) use self::ports::Port;
-#[cfg(feature = "backplane")]
-pub(crate) use self::rest::Selection;
 use self::{
     access::Access,
     metrics::Format,

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use hyper::{Method, header, http::request::Parts};
 
 use super::{
-    filter::{Filter, Subject},
     lists, members,
     query::Query,
     reply::{Problem, Reply},
@@ -14,11 +13,12 @@ use super::{
 };
 use crate::{
     access_keys::AccessKeys,
-    hub::{Hub, State},
+    hub::Hub,
     metrics::ByNumber,
-    peer::{ConnectionId, Peer},
+    peer::ConnectionId,
     protocol::{check_group, check_hub},
     route::{Match, Params, Pattern},
+    selection::Selection,
     target::Target,
 };
 
@@ -164,46 +164,9 @@ impl<'a> Asked<'a> {
 
     /// Whom of them the query means.
     pub(super) fn selection(&self) -> Result<Selection, Problem> {
-        let filter = self.query.get("filter").filter(|text| !text.is_empty());
-        let filter = filter.map(Filter::parse).transpose();
-        let filter = filter.map_err(|error| Problem::bad(error.to_string()))?;
-        // Connections that are not ours are excluded already.
-        let excluded = self.query.all("excluded").filter_map(ConnectionId::parse).collect();
-        Ok(Selection { filter, excluded })
-    }
-}
-
-/// `excluded` and `filter`.
-#[derive(Debug)]
-pub(crate) struct Selection {
-    pub(super) filter: Option<Filter>,
-    pub(super) excluded: Vec<ConnectionId>,
-}
-
-impl Selection {
-    /// Whom another node means.
-    ///
-    /// # Errors
-    /// Where the filter stops to make sense.
-    #[cfg(feature = "backplane")]
-    pub(crate) fn new(filter: Option<&str>, excluded: &[String]) -> Result<Self, String> {
-        let filter = filter.filter(|text| !text.is_empty()).map(Filter::parse).transpose();
-        let filter = filter.map_err(|error| error.to_string())?;
-        let excluded = excluded.iter().filter_map(|name| ConnectionId::parse(name)).collect();
-        Ok(Self { filter, excluded })
-    }
-
-    /// Nothing has to be asked.
-    pub(super) fn is_everybody(&self) -> bool {
-        self.filter.is_none() && self.excluded.is_empty()
-    }
-
-    /// Asked under the hub's lock, for each connection of the target.
-    pub(crate) fn wants(&self, state: &State, peer: &Peer) -> bool {
-        let matches = |filter: &Filter| {
-            Subject::of(state, peer).is_some_and(|subject| filter.matches(&subject))
-        };
-        !self.excluded.contains(&peer.id) && self.filter.as_ref().is_none_or(matches)
+        let excluded = self.query.all("excluded").map(str::to_owned).collect();
+        let selection = Selection::new(self.query.get("filter"), excluded);
+        selection.map_err(|error| Problem::bad(error.to_string()))
     }
 }
 

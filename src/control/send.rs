@@ -7,6 +7,7 @@ use super::{
     rest::Asked,
 };
 use crate::{
+    filter::Filter,
     protocol::{Batch, DataType, OwnedPayload, Source},
     publish::Exceptions,
     relay::Unreached,
@@ -33,10 +34,9 @@ pub(super) fn send(asked: &Asked<'_>) -> Result<Reply, Problem> {
     let sent = if selection.is_everybody() {
         asked.hub.publish(target, None, &mut message)
     } else {
-        let excluded: Vec<_> = asked.query.all("excluded").map(str::to_owned).collect();
-        let exceptions = Exceptions { excluded: &excluded, filter: asked.query.get("filter") };
-        let wanted = |state: &_, peer: &_| selection.wants(state, peer);
-        asked.hub.publish_where(target, exceptions, &mut message, wanted)
+        let filter = selection.filter.as_ref().map(Filter::text);
+        let exceptions = Exceptions { excluded: &selection.excluded, filter };
+        asked.hub.publish_where(target, exceptions, &mut message, selection.wanted())
     };
     if sent.unreached {
         return Err(unavailable(&Unreached.to_string()));

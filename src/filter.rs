@@ -14,6 +14,8 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize, Serializer};
+
 use crate::{
     hub::State,
     peer::{ConnectionId, Peer},
@@ -25,12 +27,19 @@ const MAX_LENGTH: usize = 8 << 10;
 /// Parentheses and `not`s inside each other. The parser calls itself for each.
 const MAX_DEPTH: usize = 32;
 
-/// A filter that makes sense.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Filter {
-    Any(Vec<Filter>),
-    All(Vec<Filter>),
-    Not(Box<Filter>),
+/// A filter that makes sense, and its text: other nodes are asked with that.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Filter {
+    text: String,
+    rule: Rule,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Rule {
+    Any(Vec<Rule>),
+    All(Vec<Rule>),
+    Not(Box<Rule>),
     Equal(Operand, Operand),
     InGroup(Operand),
     Text(Test, Operand, Operand),
@@ -38,14 +47,14 @@ pub(super) enum Filter {
 
 /// What is asked of two texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Test {
+enum Test {
     StartsWith,
     EndsWith,
     Contains,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Operand {
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Operand {
     UserId,
     ConnectionId,
     Null,
@@ -54,7 +63,7 @@ pub(super) enum Operand {
 
 /// Where a filter stops to make sense.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct FilterError {
+pub(crate) struct FilterError {
     /// Counted in characters, from 1.
     position: usize,
     rule: &'static str,
@@ -67,7 +76,7 @@ impl fmt::Display for FilterError {
 }
 
 /// A connection as a filter sees it.
-pub(super) struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     id: ConnectionId,
     user: Option<&'a str>,
     groups: &'a [Arc<str>],
@@ -75,7 +84,7 @@ pub(super) struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     /// `None` if it has just left.
-    pub(super) fn of(state: &'a State, peer: &Peer) -> Option<Self> {
+    pub(crate) fn of(state: &'a State, peer: &Peer) -> Option<Self> {
         let membership = state.membership(peer.id)?;
         let (user, groups) = (membership.user.as_deref(), &membership.groups[..]);
         Some(Self { id: peer.id, user, groups })
@@ -83,23 +92,50 @@ impl<'a> Subject<'a> {
 }
 
 impl Filter {
-    pub(super) fn parse(text: &str) -> Result<Self, FilterError> {
+    /// # Errors
+    /// Where it stops to make sense, and what was expected there.
+    pub(crate) fn parse(text: &str) -> Result<Self, FilterError> {
         let mut parser = Parser { text, rest: text, depth: 0 };
         if text.len() > MAX_LENGTH {
             return Err(parser.expected("at most 8 KiB of text are allowed, it begins"));
         }
-        let filter = parser.either()?;
+        let rule = parser.either()?;
         if parser.peek().is_empty() {
-            return Ok(filter);
+            return Ok(Self { text: text.to_owned(), rule });
         }
         Err(parser.expected("expected and, or, or the end"))
     }
 
-    pub(super) fn matches(&self, subject: &Subject<'_>) -> bool {
+    /// What it was made of.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn matches(&self, subject: &Subject<'_>) -> bool {
+        self.rule.matches(subject)
+    }
+}
+
+impl TryFrom<String> for Filter {
+    type Error = FilterError;
+
+    fn try_from(text: String) -> Result<Self, FilterError> {
+        Self::parse(&text)
+    }
+}
+
+impl Serialize for Filter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl Rule {
+    fn matches(&self, subject: &Subject<'_>) -> bool {
         match self {
-            Self::Any(filters) => filters.iter().any(|filter| filter.matches(subject)),
-            Self::All(filters) => filters.iter().all(|filter| filter.matches(subject)),
-            Self::Not(filter) => !filter.matches(subject),
+            Self::Any(rules) => rules.iter().any(|rule| rule.matches(subject)),
+            Self::All(rules) => rules.iter().all(|rule| rule.matches(subject)),
+            Self::Not(rule) => !rule.matches(subject),
             Self::Equal(one, other) => one.value(subject) == other.value(subject),
             Self::InGroup(operand) => operand
                 .value(subject)
@@ -137,29 +173,29 @@ struct Parser<'a> {
 type Parsed<T> = Result<T, FilterError>;
 
 impl<'a> Parser<'a> {
-    fn either(&mut self) -> Parsed<Filter> {
-        let mut filters = vec![self.both()?];
+    fn either(&mut self) -> Parsed<Rule> {
+        let mut rules = vec![self.both()?];
         while self.take("or") {
-            filters.push(self.both()?);
+            rules.push(self.both()?);
         }
-        Ok(one_or(filters, Filter::Any))
+        Ok(one_or(rules, Rule::Any))
     }
 
-    fn both(&mut self) -> Parsed<Filter> {
-        let mut filters = vec![self.single()?];
+    fn both(&mut self) -> Parsed<Rule> {
+        let mut rules = vec![self.single()?];
         while self.take("and") {
-            filters.push(self.single()?);
+            rules.push(self.single()?);
         }
-        Ok(one_or(filters, Filter::All))
+        Ok(one_or(rules, Rule::All))
     }
 
-    fn single(&mut self) -> Parsed<Filter> {
+    fn single(&mut self) -> Parsed<Rule> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(self.expected("at most 32 parentheses inside each other are allowed"));
         }
-        let filter = if self.take("not") {
-            Filter::Not(Box::new(self.single()?))
+        let rule = if self.take("not") {
+            Rule::Not(Box::new(self.single()?))
         } else if self.take("(") {
             let inner = self.either()?;
             self.require(")", "expected )")?;
@@ -170,7 +206,7 @@ impl<'a> Parser<'a> {
             self.comparison()?
         };
         self.depth -= 1;
-        Ok(filter)
+        Ok(rule)
     }
 
     fn test(&mut self) -> Option<Test> {
@@ -182,27 +218,27 @@ impl<'a> Parser<'a> {
         tests.into_iter().find_map(|(name, test)| self.take(name).then_some(test))
     }
 
-    fn function(&mut self, test: Test) -> Parsed<Filter> {
+    fn function(&mut self, test: Test) -> Parsed<Rule> {
         self.require("(", "expected (")?;
         let whole = self.operand()?;
         self.require(",", "expected ,")?;
         let part = self.operand()?;
         self.require(")", "expected )")?;
-        Ok(Filter::Text(test, whole, part))
+        Ok(Rule::Text(test, whole, part))
     }
 
-    fn comparison(&mut self) -> Parsed<Filter> {
+    fn comparison(&mut self) -> Parsed<Rule> {
         let one = self.operand()?;
         if self.take("in") {
             self.require("groups", "expected groups")?;
-            return Ok(Filter::InGroup(one));
+            return Ok(Rule::InGroup(one));
         }
         let differs = self.take("ne");
         if !differs {
             self.require("eq", "expected eq, ne or in")?;
         }
-        let equal = Filter::Equal(one, self.operand()?);
-        Ok(if differs { Filter::Not(Box::new(equal)) } else { equal })
+        let equal = Rule::Equal(one, self.operand()?);
+        Ok(if differs { Rule::Not(Box::new(equal)) } else { equal })
     }
 
     fn operand(&mut self) -> Parsed<Operand> {
@@ -262,12 +298,12 @@ impl<'a> Parser<'a> {
     }
 }
 
-fn one_or(mut filters: Vec<Filter>, many: impl FnOnce(Vec<Filter>) -> Filter) -> Filter {
-    match filters.pop() {
-        Some(only) if filters.is_empty() => only,
+fn one_or(mut rules: Vec<Rule>, many: impl FnOnce(Vec<Rule>) -> Rule) -> Rule {
+    match rules.pop() {
+        Some(only) if rules.is_empty() => only,
         last => {
-            filters.extend(last);
-            many(filters)
+            rules.extend(last);
+            many(rules)
         }
     }
 }
@@ -339,6 +375,16 @@ mod tests {
             assert_eq!(error.position, position, "{text}: {error}");
             assert!(error.to_string().contains(rule), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_filter_travels_as_its_text() {
+        let filter = Filter::parse("userId eq 'it''s'").unwrap();
+        let text = serde_json::to_string(&filter).unwrap();
+        assert_eq!(text, r#""userId eq 'it''s'""#);
+        assert_eq!(serde_json::from_str::<Filter>(&text).unwrap(), filter);
+        let error = serde_json::from_str::<Filter>(r#""userId""#).unwrap_err().to_string();
+        assert!(error.starts_with("filter: expected eq"), "{error}");
     }
 
     #[test]
