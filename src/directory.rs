@@ -11,7 +11,7 @@ use std::{
 };
 
 #[cfg(feature = "control")]
-use crate::{close::CloseReason, peer::Peer, place::JoinError, rights::Rights, target::Target};
+use crate::{close::CloseReason, peer::Peer, rights::Rights, target::Target};
 use crate::{
     hub::{Hub, State},
     metrics::Traffic,
@@ -93,42 +93,46 @@ impl Hub {
         ids.into_iter().filter_map(user).collect()
     }
 
-    /// Asks connections to close once they have written what is queued for them.
+    /// Asks connections to close once they have written what is queued for them; returns how
+    /// many there were.
     pub(crate) fn close_where(
         &self,
         target: Target<'_>,
         reason: &CloseReason,
         wanted: impl Fn(&State, &Peer) -> bool,
-    ) {
-        let state = self.shared.lock();
-        let Some(here) = state.members(&self.name) else { return };
+    ) -> usize {
+        let (mut count, state) = (0, self.shared.lock());
+        let Some(here) = state.members(&self.name) else { return count };
         here.receivers(target, |peer| {
             if wanted(&state, peer) {
                 peer.close(reason.clone());
+                count += 1;
             }
         });
+        count
     }
 
     /// Puts connections into groups; returns how many there were.
     ///
     /// # Errors
-    /// [`JoinError::TooMany`] if at least one of them could not join all; the others have.
+    /// The limit of groups, if at least one of them could not join all; the others have.
     pub(crate) fn join_where(
         &self,
         target: Target<'_>,
         groups: &[String],
         wanted: impl Fn(&State, &Peer) -> bool,
-    ) -> Result<usize, JoinError> {
-        let mut result = Ok(());
+    ) -> Result<usize, usize> {
+        let limit = self.shared.max_groups;
+        let mut all_joined = true;
         let mut state = self.shared.lock();
         let ids = state.ids(&self.name, target, wanted);
         for id in &ids {
             let Some(mut place) = state.place(*id) else { continue };
             for group in groups {
-                result = result.and(place.join_group(group, self.shared.max_groups));
+                all_joined &= place.join_group(group, limit).is_ok();
             }
         }
-        result.map(|()| ids.len())
+        if all_joined { Ok(ids.len()) } else { Err(limit) }
     }
 
     /// Takes connections out of these groups, or with `None` out of all; returns how many there

@@ -80,12 +80,16 @@ mod handshake;
 mod head;
 mod hub;
 mod inflow;
+#[cfg(feature = "control")]
+mod inquiry;
 mod listener;
 mod member;
 mod metrics;
 mod offer;
 mod origin;
 mod output;
+#[cfg(feature = "control")]
+mod page;
 mod pause;
 mod peer;
 mod place;
@@ -94,6 +98,8 @@ mod process;
 mod protocol;
 mod proxy;
 mod publish;
+#[cfg(feature = "control")]
+mod question;
 mod queue;
 mod relay;
 mod rights;

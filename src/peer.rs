@@ -1,5 +1,7 @@
 //! How one connection is reached from outside its task: its queue, and what may wait in it.
 
+#[cfg(feature = "control")]
+use std::cmp::Ordering;
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
@@ -32,12 +34,30 @@ impl ConnectionId {
     /// The connection of that name; `None` if no connection of this process could have it.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        let (head, tail) = name.split_at_checked(16)?;
-        let right = name.len() == 32 && name.bytes().all(is_digit);
-        let process = u64::from_str_radix(head, 16).ok().filter(|_| right)?;
-        u64::from_str_radix(tail, 16).ok().filter(|_| process == process_number()).map(Self)
+        let (process, number) = numbers(name)?;
+        (process == process_number()).then_some(Self(number))
     }
+
+    /// The place of a name among those of this process, whichever it is of: behind it are those
+    /// that are greater. `None` if no process gives out such a name.
+    #[cfg(feature = "control")]
+    pub(crate) fn floor(name: &str) -> Option<Self> {
+        let (process, number) = numbers(name)?;
+        Some(Self(match process.cmp(&process_number()) {
+            Ordering::Less => 0,
+            Ordering::Equal => number,
+            Ordering::Greater => u64::MAX,
+        }))
+    }
+}
+
+/// The two numbers of a name.
+fn numbers(name: &str) -> Option<(u64, u64)> {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let (head, tail) = name.split_at_checked(16)?;
+    let right = name.len() == 32 && name.bytes().all(is_digit);
+    let process = u64::from_str_radix(head, 16).ok().filter(|_| right)?;
+    u64::from_str_radix(tail, 16).ok().map(|number| (process, number))
 }
 
 /// A number that no other process has, most likely.
@@ -269,5 +289,16 @@ mod tests {
             assert_eq!(ConnectionId::parse(wrong), None, "{wrong}");
         }
         assert_eq!(ConnectionId::parse(&format!("{one}0")), None);
+    }
+
+    #[cfg(feature = "control")]
+    #[test]
+    fn names_of_other_processes_stand_before_or_behind_all_of_ours() {
+        let (first, one) = (ConnectionId::next(), ConnectionId::next());
+        assert_eq!(ConnectionId::floor(&one.to_string()), Some(one));
+        let of = |process: u64| ConnectionId::floor(&format!("{process:016x}{:016x}", 7));
+        assert!(of(process_number() - 1).is_some_and(|floor| floor < first));
+        assert!(of(process_number() + 1).is_some_and(|floor| floor > one));
+        assert_eq!(ConnectionId::floor("x"), None);
     }
 }

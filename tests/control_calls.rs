@@ -288,6 +288,8 @@ async fn lists_come_in_pages_that_follow_each_other() {
             assert_eq!(found, ids[..found.len()], "{query}");
         }
     }
+    let counted = caller.get("/api/hubs/default").await;
+    assert_eq!(counted, json!({"connections": 5, "nodes": 1}));
     for wrong in ["maxpagesize=0", "maxpagesize=201", "top=0", "top=x"] {
         let path = format!("/api/hubs/default/connections?{wrong}");
         assert_eq!(caller.status("GET", &path).await, 400, "{wrong}");

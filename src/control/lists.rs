@@ -1,10 +1,4 @@
-//! Lists, a page at a time.
-//!
-//! A page ends with the last connection that it names, and the next one begins behind it: ids are
-//! given out in order. So a list that is asked for in pages misses nobody who was there all the
-//! time, and names nobody twice.
-
-use std::{sync::Arc, time::SystemTime};
+//! Lists, a page at a time: where a page begins, and the link to the next one.
 
 use hyper::StatusCode;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -14,123 +8,83 @@ use super::{
     reply::{Problem, Reply},
     rest::Asked,
 };
-use crate::{directory::ConnectionInfo, peer::ConnectionId};
-
-/// Entries in a page, if the caller does not say.
-const PAGE: usize = 200;
+use crate::{
+    page::{Listed, MAX_ENTRIES, Page},
+    peer::ConnectionId,
+    question::{Answer, Ask},
+};
 
 /// What a caller may ask for in all.
 const MAX_TOP: usize = i32::MAX as usize;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Listed<T> {
+struct List<T> {
     value: Vec<T>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_link: Option<String>,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct GroupMember {
-    connection_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user_id: Option<String>,
-}
-
-/// Ours: what an operator wants to know.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Connected {
-    connection_id: String,
-    user_id: Option<String>,
-    groups: Vec<String>,
-    remote_address: Option<String>,
-    subprotocol: Option<String>,
-    /// Seconds since 1970.
-    opened_at: u64,
-    queued_bytes: usize,
-    messages_in: u64,
-    messages_out: u64,
-    round_trip_ms: Option<f64>,
-}
-
 /// The connections of a group.
-pub(super) fn group(asked: &Asked<'_>) -> Result<Reply, Problem> {
-    let page = Page::asked_for(asked)?;
-    let members = asked.hub.page(asked.target(), page.after, page.size + 1);
-    let member = |(id, user): (ConnectionId, Option<Arc<str>>)| GroupMember {
-        connection_id: id.to_string(),
-        user_id: user.as_deref().map(str::to_owned),
-    };
-    Ok(page.reply(asked, members, |(id, _)| *id, member))
+pub(super) async fn group(asked: &Asked<'_>) -> Result<Reply, Problem> {
+    let part = Part::asked_for(asked)?;
+    let (after, limit) = (part.after.clone(), part.size);
+    match asked.hub.ask(Ask::Members { whom: asked.whom(), after, limit }).await {
+        Answer::Members(page) => Ok(part.reply(asked, page)),
+        _ => Err(Problem::unanswered()),
+    }
 }
 
 /// All connections of a hub.
-pub(super) fn connections(asked: &Asked<'_>) -> Result<Reply, Problem> {
-    let page = Page::asked_for(asked)?;
-    let members = asked.hub.connections(page.after, page.size + 1);
-    Ok(page.reply(asked, members, |info| info.id, Connected::from))
+pub(super) async fn connections(asked: &Asked<'_>) -> Result<Reply, Problem> {
+    let part = Part::asked_for(asked)?;
+    let (after, limit) = (part.after.clone(), part.size);
+    match asked.hub.ask(Ask::Connections { after, limit }).await {
+        Answer::Connections(page) => Ok(part.reply(asked, page)),
+        _ => Err(Problem::unanswered()),
+    }
 }
 
-impl From<ConnectionInfo> for Connected {
-    fn from(info: ConnectionInfo) -> Self {
-        let since = info.opened_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self {
-            connection_id: info.id.to_string(),
-            user_id: info.user.as_deref().map(str::to_owned),
-            groups: info.groups.iter().map(|group| group.as_ref().to_owned()).collect(),
-            remote_address: info.address.map(|address| address.to_string()),
-            subprotocol: info.subprotocol.as_deref().map(str::to_owned),
-            opened_at: since.as_secs(),
-            queued_bytes: info.queued_bytes,
-            messages_in: info.messages_in,
-            messages_out: info.messages_out,
-            round_trip_ms: info.round_trip.map(|time| time.as_secs_f64() * 1e3),
-        }
+/// How many are connected to a hub, and to how many nodes.
+pub(super) async fn count(asked: &Asked<'_>) -> Result<Reply, Problem> {
+    match asked.hub.ask(Ask::Count).await {
+        Answer::Counted(counted) => Ok(Reply::json(StatusCode::OK, &counted)),
+        _ => Err(Problem::unanswered()),
     }
 }
 
 /// Which part of a list is asked for.
-struct Page {
-    after: Option<ConnectionId>,
+struct Part {
+    /// The name of a connection, of any node.
+    after: Option<String>,
     size: usize,
     max_size: usize,
     /// How many more the caller wants in all.
     top: Option<usize>,
 }
 
-impl Page {
+impl Part {
     fn asked_for(asked: &Asked<'_>) -> Result<Self, Problem> {
         let query = &asked.query;
-        let max_size = query.number("maxpagesize", &(1..=PAGE))?.unwrap_or(PAGE);
+        let bounds = 1..=MAX_ENTRIES;
+        let max_size = query.number("maxpagesize", &bounds)?.unwrap_or(MAX_ENTRIES);
         let top = query.number("top", &(1..=MAX_TOP))?;
-        let after = query.get("continuationToken").map(ConnectionId::parse);
-        if after == Some(None) {
+        let after = query.get("continuationToken");
+        if after.is_some_and(|after| ConnectionId::floor(after).is_none()) {
             return Err(Problem::bad("continuationToken: must be one that this server gave out"));
         }
         let size = top.map_or(max_size, |top| top.min(max_size));
-        Ok(Self { after: after.flatten(), size, max_size, top })
+        Ok(Self { after: after.map(str::to_owned), size, max_size, top })
     }
 
-    /// `found` has one more than the page, if there is one.
-    fn reply<T, L: Serialize>(
-        &self,
-        asked: &Asked<'_>,
-        mut found: Vec<T>,
-        id: impl Fn(&T) -> ConnectionId,
-        listed: impl Fn(T) -> L,
-    ) -> Reply {
-        let more = found.len() > self.size;
-        found.truncate(self.size);
-        let left = self.top.map(|top| top - found.len());
-        let last = found.last().filter(|_| more && left != Some(0)).map(id);
-        let next_link = last.map(|last| self.next_link(asked, last, left));
-        let value = found.into_iter().map(listed).collect();
-        Reply::json(StatusCode::OK, &Listed { value, next_link })
+    fn reply<T: Listed + Serialize>(&self, asked: &Asked<'_>, page: Page<T>) -> Reply {
+        let left = self.top.map(|top| top.saturating_sub(page.entries.len()));
+        let last = page.entries.last().filter(|_| page.more && left != Some(0));
+        let next_link = last.map(|last| self.next_link(asked, last.name(), left));
+        Reply::json(StatusCode::OK, &List { value: page.entries, next_link })
     }
 
-    fn next_link(&self, asked: &Asked<'_>, last: ConnectionId, left: Option<usize>) -> String {
+    fn next_link(&self, asked: &Asked<'_>, last: &str, left: Option<usize>) -> String {
         let encoded = |name: &str| utf8_percent_encode(name, NON_ALPHANUMERIC).to_string();
         let hub = encoded(&asked.params["hub"]);
         let group = asked.params.get("group").map(|group| format!("/groups/{}", encoded(group)));

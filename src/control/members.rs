@@ -8,13 +8,10 @@ use super::{
     rest::Asked,
 };
 use crate::{
-    close::CloseReason,
-    peer::ConnectionId,
     place::JoinError,
     protocol::check_group,
-    rights::{Permission, Rights},
+    question::{Act, Answer, Ask, Change, Farewell, Whom},
     selection::Selection,
-    target::Target,
 };
 
 type Answered = Result<Reply, Problem>;
@@ -26,23 +23,22 @@ struct FilteredGroups {
     filter: Option<String>,
 }
 
-pub(super) fn exists(asked: &Asked<'_>) -> Answered {
-    found(asked.hub.has(asked.target()))
+pub(super) async fn exists(asked: &Asked<'_>) -> Answered {
+    found(&asked.hub.ask(Ask::Find { whom: asked.whom() }).await)
 }
 
 /// Closes with 1000; what is queued for them is written first.
-pub(super) fn close(asked: &Asked<'_>) -> Answered {
-    let selection = asked.selection()?;
+pub(super) async fn close(asked: &Asked<'_>) -> Answered {
+    let (whom, selection) = (asked.whom(), asked.selection()?);
     let reason = asked.query.get("reason").unwrap_or_default().to_owned();
-    let reason = CloseReason::Local { code: 1000, reason };
-    asked.hub.close_where(asked.target(), &reason, selection.wanted());
+    asked.hub.ask(Ask::Close { whom, selection, with: Farewell::Asked(reason) }).await;
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
 
-pub(super) fn join(asked: &Asked<'_>) -> Answered {
-    let groups = [asked.params["group"].to_owned()];
-    let joined = asked.hub.join_where(asked.target(), &groups, |_, _| true);
-    match joined.map_err(too_many)? {
+pub(super) async fn join(asked: &Asked<'_>) -> Answered {
+    let (whom, groups) = (asked.whom(), vec![asked.params["group"].to_owned()]);
+    let ask = Ask::Join { whom, groups, selection: Selection::default() };
+    match joined(&asked.hub.ask(ask).await)? {
         0 => Err(nobody(asked)),
         _ => Ok(Reply::empty(StatusCode::OK)),
     }
@@ -50,30 +46,30 @@ pub(super) fn join(asked: &Asked<'_>) -> Answered {
 
 /// A user who is not connected is in no group, as asked for; a connection that is not there is
 /// more likely a mistake.
-pub(super) fn leave(asked: &Asked<'_>) -> Answered {
-    let groups = [asked.params["group"].to_owned()];
-    let left = asked.hub.leave_where(asked.target(), Some(&groups), |_, _| true);
-    if left == 0 && asked.params.get("connection").is_some() {
+pub(super) async fn leave(asked: &Asked<'_>) -> Answered {
+    let (whom, groups) = (asked.whom(), Some(vec![asked.params["group"].to_owned()]));
+    let left = asked.hub.ask(Ask::Leave { whom, groups, selection: Selection::default() }).await;
+    if left.reached() == 0 && asked.params.get("connection").is_some() {
         return Err(nobody(asked));
     }
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "a call of the table")]
-pub(super) fn leave_all(asked: &Asked<'_>) -> Answered {
-    asked.hub.leave_where(asked.target(), None, |_, _| true);
+pub(super) async fn leave_all(asked: &Asked<'_>) -> Answered {
+    let (whom, selection) = (asked.whom(), Selection::default());
+    asked.hub.ask(Ask::Leave { whom, groups: None, selection }).await;
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
 
-pub(super) fn join_filtered(asked: &Asked<'_>) -> Answered {
+pub(super) async fn join_filtered(asked: &Asked<'_>) -> Answered {
     let (groups, selection) = filtered_groups(asked)?;
-    asked.hub.join_where(Target::All, &groups, selection.wanted()).map_err(too_many)?;
+    joined(&asked.hub.ask(Ask::Join { whom: Whom::All, groups, selection }).await)?;
     Ok(Reply::empty(StatusCode::OK))
 }
 
-pub(super) fn leave_filtered(asked: &Asked<'_>) -> Answered {
+pub(super) async fn leave_filtered(asked: &Asked<'_>) -> Answered {
     let (groups, selection) = filtered_groups(asked)?;
-    asked.hub.leave_where(Target::All, Some(&groups), selection.wanted());
+    asked.hub.ask(Ask::Leave { whom: Whom::All, groups: Some(groups), selection }).await;
     Ok(Reply::empty(StatusCode::OK))
 }
 
@@ -86,45 +82,51 @@ fn filtered_groups(asked: &Asked<'_>) -> Result<(Vec<String>, Selection), Proble
     Ok((groups, selection.map_err(|error| Problem::bad(error.to_string()))?))
 }
 
-pub(super) fn grant(asked: &Asked<'_>) -> Answered {
-    let permission = permission(asked)?;
-    with_rights(asked, |rights| rights.grant(permission)).ok_or_else(|| nobody(asked))?;
-    Ok(Reply::empty(StatusCode::OK))
-}
-
-pub(super) fn revoke(asked: &Asked<'_>) -> Answered {
-    let permission = permission(asked)?;
-    with_rights(asked, |rights| rights.revoke(permission)).ok_or_else(|| nobody(asked))?;
-    Ok(Reply::empty(StatusCode::NO_CONTENT))
-}
-
-pub(super) fn is_granted(asked: &Asked<'_>) -> Answered {
-    let permission = permission(asked)?;
-    found(with_rights(asked, |rights| rights.has(permission)).unwrap_or(false))
-}
-
-fn with_rights<T>(asked: &Asked<'_>, look: impl FnOnce(&mut Rights) -> T) -> Option<T> {
-    asked.hub.with_rights(ConnectionId::parse(&asked.params["connection"])?, look)
-}
-
-fn permission<'a>(asked: &'a Asked<'_>) -> Result<Permission<'a>, Problem> {
-    let group = asked.query.get("targetName").filter(|name| !name.is_empty());
-    match &asked.params["permission"] {
-        "joinLeaveGroup" => Ok(Permission::JoinLeaveGroup(group)),
-        "sendToGroup" => Ok(Permission::SendToGroup(group)),
-        _ => Err(Problem::bad("permission: must be joinLeaveGroup or sendToGroup")),
+pub(super) async fn grant(asked: &Asked<'_>) -> Answered {
+    match permission(asked, Change::Grant).await?.reached() {
+        0 => Err(nobody(asked)),
+        _ => Ok(Reply::empty(StatusCode::OK)),
     }
 }
 
-fn found(is_there: bool) -> Answered {
-    if is_there { Ok(Reply::empty(StatusCode::OK)) } else { Err(Problem::not_found("not found")) }
+pub(super) async fn revoke(asked: &Asked<'_>) -> Answered {
+    match permission(asked, Change::Revoke).await?.reached() {
+        0 => Err(nobody(asked)),
+        _ => Ok(Reply::empty(StatusCode::NO_CONTENT)),
+    }
+}
+
+pub(super) async fn is_granted(asked: &Asked<'_>) -> Answered {
+    found(&permission(asked, Change::Look).await?)
+}
+
+async fn permission(asked: &Asked<'_>, change: Change) -> Result<Answer, Problem> {
+    let group = asked.query.get("targetName").filter(|name| !name.is_empty()).map(str::to_owned);
+    let to = match &asked.params["permission"] {
+        "joinLeaveGroup" => Act::JoinLeaveGroup,
+        "sendToGroup" => Act::SendToGroup,
+        _ => return Err(Problem::bad("permission: must be joinLeaveGroup or sendToGroup")),
+    };
+    let connection = asked.params["connection"].to_owned();
+    Ok(asked.hub.ask(Ask::Permission { connection, change, to, group }).await)
+}
+
+fn found(answer: &Answer) -> Answered {
+    match answer.reached() {
+        0 => Err(Problem::not_found("not found")),
+        _ => Ok(Reply::empty(StatusCode::OK)),
+    }
+}
+
+/// How many have joined.
+fn joined(answer: &Answer) -> Result<usize, Problem> {
+    if let Answer::TooMany(limit) = *answer {
+        return Err(Problem::bad(format!("group: {}", JoinError::TooMany(limit))));
+    }
+    Ok(answer.reached())
 }
 
 fn nobody(asked: &Asked<'_>) -> Problem {
     let whom = if asked.params.get("connection").is_some() { "connection" } else { "user" };
     Problem::not_found(format!("{whom}: is not connected"))
-}
-
-fn too_many(error: JoinError) -> Problem {
-    Problem::bad(format!("group: {error}"))
 }

@@ -181,7 +181,7 @@ impl Control {
         let (call, params) = found?;
         let body = read_body(body, server).await?;
         let asked = Asked::new(head, &params, body, base, &server.hub, self.access.keys())?;
-        call(&asked)
+        call(&asked).await
     }
 }
 

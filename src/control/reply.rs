@@ -89,6 +89,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "NotFound", message)
     }
 
+    /// There is an answer, to something else.
+    pub(super) fn unanswered() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "there is no answer")
+    }
+
     /// These methods would do.
     pub(super) fn method(allow: String) -> Self {
         let message = format!("the method must be {allow}");

@@ -1,8 +1,9 @@
-//! The calls of the REST API, each an address, a method and a plain function.
+//! The calls of the REST API, each an address, a method and a function.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
 use hyper::{Method, header, http::request::Parts};
 
 use super::{
@@ -15,42 +16,50 @@ use crate::{
     access_keys::AccessKeys,
     hub::Hub,
     metrics::ByNumber,
-    peer::ConnectionId,
     protocol::{check_group, check_hub},
+    question::Whom,
     route::{Match, Params, Pattern},
     selection::Selection,
-    target::Target,
 };
 
-/// Carries a call out.
-pub(super) type Call = fn(&Asked<'_>) -> Result<Reply, Problem>;
+/// Carries a call out. What nobody else has to be asked for is there at once.
+pub(super) type Call = for<'a> fn(&'a Asked<'a>) -> BoxFuture<'a, Result<Reply, Problem>>;
 
 const CALLS: &[(Method, &str, Call)] = &[
-    (Method::POST, "/:send", send::send),
-    (Method::POST, "/groups/{group}/:send", send::send),
-    (Method::POST, "/users/{user}/:send", send::send),
-    (Method::POST, "/connections/{connection}/:send", send::send),
-    (Method::POST, "/:closeConnections", members::close),
-    (Method::POST, "/groups/{group}/:closeConnections", members::close),
-    (Method::POST, "/users/{user}/:closeConnections", members::close),
-    (Method::DELETE, "/connections/{connection}", members::close),
-    (Method::HEAD, "/groups/{group}", members::exists),
-    (Method::HEAD, "/users/{user}", members::exists),
-    (Method::HEAD, "/connections/{connection}", members::exists),
-    (Method::PUT, "/groups/{group}/connections/{connection}", members::join),
-    (Method::DELETE, "/groups/{group}/connections/{connection}", members::leave),
-    (Method::PUT, "/users/{user}/groups/{group}", members::join),
-    (Method::DELETE, "/users/{user}/groups/{group}", members::leave),
-    (Method::DELETE, "/users/{user}/groups", members::leave_all),
-    (Method::DELETE, "/connections/{connection}/groups", members::leave_all),
-    (Method::POST, "/:addToGroups", members::join_filtered),
-    (Method::POST, "/:removeFromGroups", members::leave_filtered),
-    (Method::PUT, "/permissions/{permission}/connections/{connection}", members::grant),
-    (Method::DELETE, "/permissions/{permission}/connections/{connection}", members::revoke),
-    (Method::HEAD, "/permissions/{permission}/connections/{connection}", members::is_granted),
-    (Method::GET, "/groups/{group}/connections", lists::group),
-    (Method::GET, "/connections", lists::connections),
-    (Method::POST, "/:generateToken", token::generate),
+    (Method::POST, "/:send", |asked| ready(send::send(asked)).boxed()),
+    (Method::POST, "/groups/{group}/:send", |asked| ready(send::send(asked)).boxed()),
+    (Method::POST, "/users/{user}/:send", |asked| ready(send::send(asked)).boxed()),
+    (Method::POST, "/connections/{connection}/:send", |asked| ready(send::send(asked)).boxed()),
+    (Method::POST, "/:closeConnections", |asked| members::close(asked).boxed()),
+    (Method::POST, "/groups/{group}/:closeConnections", |asked| members::close(asked).boxed()),
+    (Method::POST, "/users/{user}/:closeConnections", |asked| members::close(asked).boxed()),
+    (Method::DELETE, "/connections/{connection}", |asked| members::close(asked).boxed()),
+    (Method::HEAD, "/groups/{group}", |asked| members::exists(asked).boxed()),
+    (Method::HEAD, "/users/{user}", |asked| members::exists(asked).boxed()),
+    (Method::HEAD, "/connections/{connection}", |asked| members::exists(asked).boxed()),
+    (Method::PUT, "/groups/{group}/connections/{connection}", |asked| members::join(asked).boxed()),
+    (Method::DELETE, "/groups/{group}/connections/{connection}", |asked| {
+        members::leave(asked).boxed()
+    }),
+    (Method::PUT, "/users/{user}/groups/{group}", |asked| members::join(asked).boxed()),
+    (Method::DELETE, "/users/{user}/groups/{group}", |asked| members::leave(asked).boxed()),
+    (Method::DELETE, "/users/{user}/groups", |asked| members::leave_all(asked).boxed()),
+    (Method::DELETE, "/connections/{connection}/groups", |asked| members::leave_all(asked).boxed()),
+    (Method::POST, "/:addToGroups", |asked| members::join_filtered(asked).boxed()),
+    (Method::POST, "/:removeFromGroups", |asked| members::leave_filtered(asked).boxed()),
+    (Method::PUT, "/permissions/{permission}/connections/{connection}", |asked| {
+        members::grant(asked).boxed()
+    }),
+    (Method::DELETE, "/permissions/{permission}/connections/{connection}", |asked| {
+        members::revoke(asked).boxed()
+    }),
+    (Method::HEAD, "/permissions/{permission}/connections/{connection}", |asked| {
+        members::is_granted(asked).boxed()
+    }),
+    (Method::GET, "/groups/{group}/connections", |asked| lists::group(asked).boxed()),
+    (Method::GET, "/connections", |asked| lists::connections(asked).boxed()),
+    (Method::GET, "", |asked| lists::count(asked).boxed()),
+    (Method::POST, "/:generateToken", |asked| ready(token::generate(asked)).boxed()),
 ];
 
 /// How often each call was answered with which status, by route template; the first one is for
@@ -152,14 +161,12 @@ impl<'a> Asked<'a> {
     }
 
     /// Whom the address names: the narrowest of connection, user, group and hub.
-    pub(super) fn target(&self) -> Target<'a> {
-        let of = |name| self.params.get(name);
-        if let Some(name) = of("connection") {
-            // A name that no connection here can have is that of nobody, or of one elsewhere.
-            return ConnectionId::parse(name).map_or(Target::Foreign(name), Target::Connection);
-        }
-        let user = of("user").map(Target::User);
-        user.or_else(|| of("group").map(Target::Group)).unwrap_or(Target::All)
+    pub(super) fn whom(&self) -> Whom {
+        let of = |name| self.params.get(name).map(str::to_owned);
+        let connection = of("connection").map(Whom::Connection);
+        let user = || of("user").map(Whom::User);
+        let group = || of("group").map(Whom::Group);
+        connection.or_else(user).or_else(group).unwrap_or(Whom::All)
     }
 
     /// Whom of them the query means.

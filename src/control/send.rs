@@ -22,7 +22,8 @@ pub(super) fn send(asked: &Asked<'_>) -> Result<Reply, Problem> {
     asked.query.number("messageTtlSeconds", &TIMES_TO_LIVE)?;
     let selection = asked.selection()?;
     let payload = payload(asked)?;
-    let target = asked.target();
+    let whom = asked.whom();
+    let target = whom.target();
     let source = match target {
         Target::Group(group) => Source::Group(group),
         _ => Source::Server,

@@ -1,0 +1,199 @@
+//! What is asked of connections, wherever they are, and what comes of it.
+//!
+//! Each node carries a question out for the connections that it has; the answers of all of them,
+//! put together, are the answer. A connection is named by text, for it may be another node's.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    close::CloseReason,
+    page::{Connected, Found, Page},
+    peer::ConnectionId,
+    rights::Permission,
+    selection::Selection,
+    target::Target,
+};
+
+/// What a node is asked to do, for one hub. Nothing is changed by carrying it out twice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Ask {
+    /// Is anybody of them there?
+    Find { whom: Whom },
+    /// Who is there? [`Answer::Members`]
+    Members { whom: Whom, after: Option<String>, limit: usize },
+    /// The same of the whole hub, with all that is known. [`Answer::Connections`]
+    Connections { after: Option<String>, limit: usize },
+    /// Close them once they have written what is queued for them.
+    Close { whom: Whom, selection: Selection, with: Farewell },
+    /// Put them into groups.
+    Join { whom: Whom, groups: Vec<String>, selection: Selection },
+    /// Take them out of these groups, or without any out of all.
+    Leave { whom: Whom, groups: Option<Vec<String>>, selection: Selection },
+    /// Look at a permission of a connection, or change it.
+    Permission { connection: String, change: Change, to: Act, group: Option<String> },
+    /// How many are connected to the hub? [`Answer::Counted`]
+    Count,
+}
+
+/// [`Target`], as other nodes are told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Whom {
+    All,
+    Group(String),
+    User(String),
+    Users(Vec<String>),
+    Connection(String),
+}
+
+/// Why a connection is closed by whoever is not connected to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Farewell {
+    /// A backend wants it so, and may say why: 1000.
+    Asked(String),
+    /// The user has connected again: 4000.
+    Replaced,
+}
+
+/// What is done to a permission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Change {
+    Grant,
+    Revoke,
+    /// Nothing: [`Answer::Reached`] says whether it is there.
+    Look,
+}
+
+/// [`Permission`] without its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Act {
+    JoinLeaveGroup,
+    SendToGroup,
+}
+
+/// What came of an [`Ask`], on one node or on all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Answer {
+    /// So many connections were meant, and it is done.
+    Reached(usize),
+    /// At least one of them could not join all groups, for it may be in so many; the others have.
+    TooMany(usize),
+    Members(Page<Found>),
+    Connections(Page<Connected>),
+    Counted(Counted),
+}
+
+/// How many there are in a hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    pub(crate) connections: usize,
+    pub(crate) nodes: usize,
+}
+
+/// What other nodes are asked, and what they answer.
+#[cfg(feature = "backplane")]
+#[expect(dead_code, reason = "the cluster is not written yet")]
+impl Ask {
+    /// Puts two answers to this together. The order in which answers come makes no difference. One
+    /// that answers something else is nobody's: the first stays.
+    pub(crate) fn both(&self, one: Answer, other: Answer) -> Answer {
+        match (one, other) {
+            (Answer::Reached(one), Answer::Reached(other)) => {
+                Answer::Reached(one.saturating_add(other))
+            }
+            (Answer::TooMany(one), Answer::TooMany(other)) => Answer::TooMany(one.max(other)),
+            (Answer::Reached(_), many @ Answer::TooMany(_)) => many,
+            (Answer::Members(one), Answer::Members(other)) => {
+                Answer::Members(one.and(other, self.limit()))
+            }
+            (Answer::Connections(one), Answer::Connections(other)) => {
+                Answer::Connections(one.and(other, self.limit()))
+            }
+            (Answer::Counted(one), Answer::Counted(other)) => Answer::Counted(Counted {
+                connections: one.connections.saturating_add(other.connections),
+                nodes: one.nodes.saturating_add(other.nodes),
+            }),
+            (one, _) => one,
+        }
+    }
+
+    /// How many entries a page has at most.
+    fn limit(&self) -> usize {
+        match self {
+            Self::Members { limit, .. } | Self::Connections { limit, .. } => *limit,
+            _ => usize::MAX,
+        }
+    }
+
+    /// The one connection that is meant, if it is one.
+    pub(crate) fn connection(&self) -> Option<&str> {
+        match self {
+            Self::Find { whom }
+            | Self::Members { whom, .. }
+            | Self::Close { whom, .. }
+            | Self::Join { whom, .. }
+            | Self::Leave { whom, .. } => match whom {
+                Whom::Connection(name) => Some(name),
+                _ => None,
+            },
+            Self::Permission { connection, .. } => Some(connection),
+            Self::Connections { .. } | Self::Count => None,
+        }
+    }
+}
+
+impl Answer {
+    /// How many connections were meant; 0 of an answer that does not say.
+    pub(crate) fn reached(&self) -> usize {
+        if let Self::Reached(count) = self { *count } else { 0 }
+    }
+
+    /// Takes the second half of a page away, if there is one: what is left says that there is more.
+    #[cfg(feature = "backplane")]
+    #[expect(dead_code, reason = "the cluster is not written yet")]
+    pub(crate) fn halve(&mut self) -> bool {
+        match self {
+            Self::Members(page) => page.halve(),
+            Self::Connections(page) => page.halve(),
+            _ => false,
+        }
+    }
+}
+
+impl Whom {
+    pub(crate) fn target(&self) -> Target<'_> {
+        match self {
+            Self::All => Target::All,
+            Self::Group(group) => Target::Group(group),
+            Self::User(user) => Target::User(user),
+            Self::Users(users) => Target::Users(users),
+            Self::Connection(name) => {
+                // One that no connection here can have is that of nobody, or of one elsewhere.
+                ConnectionId::parse(name).map_or(Target::Foreign(name), Target::Connection)
+            }
+        }
+    }
+}
+
+impl Farewell {
+    pub(crate) fn reason(&self) -> CloseReason {
+        match self {
+            Self::Asked(reason) => CloseReason::Local { code: 1000, reason: reason.clone() },
+            Self::Replaced => CloseReason::Replaced,
+        }
+    }
+}
+
+impl Act {
+    pub(crate) fn permission(self, group: Option<&str>) -> Permission<'_> {
+        match self {
+            Self::JoinLeaveGroup => Permission::JoinLeaveGroup(group),
+            Self::SendToGroup => Permission::SendToGroup(group),
+        }
+    }
+}
