@@ -16,10 +16,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{
-    hub::State,
-    peer::{ConnectionId, Peer},
-};
+use crate::peer::ConnectionId;
 
 /// Longer filters are refused: they are asked for each connection, under the hub's lock.
 const MAX_LENGTH: usize = 8 << 10;
@@ -77,18 +74,9 @@ impl fmt::Display for FilterError {
 
 /// A connection as a filter sees it.
 pub(crate) struct Subject<'a> {
-    id: ConnectionId,
-    user: Option<&'a str>,
-    groups: &'a [Arc<str>],
-}
-
-impl<'a> Subject<'a> {
-    /// `None` if it has just left.
-    pub(crate) fn of(state: &'a State, peer: &Peer) -> Option<Self> {
-        let membership = state.membership(peer.id)?;
-        let (user, groups) = (membership.user.as_deref(), &membership.groups[..]);
-        Some(Self { id: peer.id, user, groups })
-    }
+    pub(crate) id: ConnectionId,
+    pub(crate) user: Option<&'a str>,
+    pub(crate) groups: &'a [Arc<str>],
 }
 
 impl Filter {

@@ -1,17 +1,22 @@
 //! Questions, carried out by the hub of this process.
 
+use std::time::SystemTime;
+
 use crate::{
-    hub::Hub,
+    directory::ConnectionInfo,
+    filter::{Filter, Subject},
+    hub::{Hub, State},
     page::{Connected, Found, MAX_ENTRIES, Page},
-    peer::ConnectionId,
-    question::{Act, Answer, Ask, Change, Counted},
+    peer::{ConnectionId, Peer},
+    question::{Act, Answer, Ask, Change, Counted, Told},
+    selection::Selection,
 };
 
 impl Hub {
     /// Asks every node that this hub is on.
     #[expect(clippy::unused_async, reason = "there is no other node yet")]
-    pub(crate) async fn ask(&self, ask: Ask) -> Answer {
-        self.answer(&ask)
+    pub(crate) async fn ask(&self, ask: Ask) -> Told {
+        Told { answer: self.answer(&ask), silent: 0 }
     }
 
     /// What this process has to say.
@@ -68,6 +73,46 @@ impl Hub {
             })
         });
         Answer::Reached(usize::from(done.unwrap_or(false)))
+    }
+}
+
+impl Selection {
+    /// A question under the hub's lock, for each connection of a target.
+    pub(crate) fn wanted(&self) -> impl Fn(&State, &Peer) -> bool {
+        // Connections that are not of this process are excluded already.
+        let excluded: Vec<_> =
+            self.excluded.iter().filter_map(|name| ConnectionId::parse(name)).collect();
+        move |state, peer| {
+            let fits = |filter: &Filter| {
+                subject(state, peer).is_some_and(|subject| filter.matches(&subject))
+            };
+            !excluded.contains(&peer.id) && self.filter.as_ref().is_none_or(fits)
+        }
+    }
+}
+
+/// `None` if it has just left.
+fn subject<'a>(state: &'a State, peer: &Peer) -> Option<Subject<'a>> {
+    let membership = state.membership(peer.id)?;
+    let (user, groups) = (membership.user.as_deref(), &membership.groups[..]);
+    Some(Subject { id: peer.id, user, groups })
+}
+
+impl From<ConnectionInfo> for Connected {
+    fn from(info: ConnectionInfo) -> Self {
+        let since = info.opened_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            connection_id: info.id.to_string(),
+            user_id: info.user.as_deref().map(str::to_owned),
+            groups: info.groups.iter().map(|group| group.as_ref().to_owned()).collect(),
+            remote_address: info.address.map(|address| address.to_string()),
+            subprotocol: info.subprotocol.as_deref().map(str::to_owned),
+            opened_at: since.as_secs(),
+            queued_bytes: info.queued_bytes,
+            messages_in: info.messages_in,
+            messages_out: info.messages_out,
+            round_trip_ms: info.round_trip.map(|time| time.as_secs_f64() * 1e3),
+        }
     }
 }
 

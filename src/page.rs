@@ -4,11 +4,9 @@
 //! are in one order over all nodes, and each node gives them out in order: so a list that is asked
 //! for in pages misses nobody who was there all the time, and names nobody twice.
 
-use std::time::SystemTime;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{directory::ConnectionInfo, peer::ConnectionId};
+use crate::peer::ConnectionId;
 
 /// Entries in a page, at most.
 pub(crate) const MAX_ENTRIES: usize = 200;
@@ -40,17 +38,17 @@ pub(crate) struct Found {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Connected {
-    connection_id: String,
-    user_id: Option<String>,
-    groups: Vec<String>,
-    remote_address: Option<String>,
-    subprotocol: Option<String>,
+    pub(crate) connection_id: String,
+    pub(crate) user_id: Option<String>,
+    pub(crate) groups: Vec<String>,
+    pub(crate) remote_address: Option<String>,
+    pub(crate) subprotocol: Option<String>,
     /// Seconds since 1970.
-    opened_at: u64,
-    queued_bytes: usize,
-    messages_in: u64,
-    messages_out: u64,
-    round_trip_ms: Option<f64>,
+    pub(crate) opened_at: u64,
+    pub(crate) queued_bytes: usize,
+    pub(crate) messages_in: u64,
+    pub(crate) messages_out: u64,
+    pub(crate) round_trip_ms: Option<f64>,
 }
 
 impl<T: Listed> Page<T> {
@@ -109,24 +107,6 @@ impl Listed for Connected {
 impl Found {
     pub(crate) fn new(id: ConnectionId, user: Option<&str>) -> Self {
         Self { connection_id: id.to_string(), user_id: user.map(str::to_owned) }
-    }
-}
-
-impl From<ConnectionInfo> for Connected {
-    fn from(info: ConnectionInfo) -> Self {
-        let since = info.opened_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self {
-            connection_id: info.id.to_string(),
-            user_id: info.user.as_deref().map(str::to_owned),
-            groups: info.groups.iter().map(|group| group.as_ref().to_owned()).collect(),
-            remote_address: info.address.map(|address| address.to_string()),
-            subprotocol: info.subprotocol.as_deref().map(str::to_owned),
-            opened_at: since.as_secs(),
-            queued_bytes: info.queued_bytes,
-            messages_in: info.messages_in,
-            messages_out: info.messages_out,
-            round_trip_ms: info.round_trip.map(|time| time.as_secs_f64() * 1e3),
-        }
     }
 }
 

@@ -88,6 +88,15 @@ pub(crate) enum Answer {
     Counted(Counted),
 }
 
+/// What all nodes have answered together.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Told {
+    pub(crate) answer: Answer,
+    /// Nodes that were asked and have not answered in time; or one, if there may be some that were
+    /// not reached.
+    pub(crate) silent: usize,
+}
+
 /// How many there are in a hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counted {
@@ -99,6 +108,13 @@ pub(crate) struct Counted {
 #[cfg(feature = "backplane")]
 #[expect(dead_code, reason = "the cluster is not written yet")]
 impl Ask {
+    /// Whether no node can add anything to this answer: a connection is on one, and who is
+    /// somewhere is there.
+    pub(crate) fn is_settled_by(&self, answer: &Answer) -> bool {
+        let is_one = self.connection().is_some() || matches!(self, Self::Find { .. });
+        is_one && answer.reached() > 0
+    }
+
     /// Puts two answers to this together. The order in which answers come makes no difference. One
     /// that answers something else is nobody's: the first stays.
     pub(crate) fn both(&self, one: Answer, other: Answer) -> Answer {
@@ -195,5 +211,69 @@ impl Act {
             Self::JoinLeaveGroup => Permission::JoinLeaveGroup(group),
             Self::SendToGroup => Permission::SendToGroup(group),
         }
+    }
+}
+
+#[cfg(all(test, feature = "backplane"))]
+mod tests {
+    use super::*;
+
+    fn join() -> Ask {
+        let (groups, selection) = (vec!["g".to_owned()], Selection::default());
+        Ask::Join { whom: Whom::User("ann".into()), groups, selection }
+    }
+
+    #[test]
+    fn it_does_not_matter_who_answers_first() {
+        let counted = |connections| Answer::Counted(Counted { connections, nodes: 1 });
+        for (ask, one, other, both) in [
+            (join(), Answer::Reached(1), Answer::Reached(2), Answer::Reached(3)),
+            (join(), Answer::Reached(1), Answer::TooMany(8), Answer::TooMany(8)),
+            (join(), Answer::TooMany(9), Answer::TooMany(8), Answer::TooMany(9)),
+            (
+                Ask::Count,
+                counted(2),
+                counted(3),
+                Answer::Counted(Counted { connections: 5, nodes: 2 }),
+            ),
+        ] {
+            assert_eq!(ask.both(one.clone(), other.clone()), both);
+            assert_eq!(ask.both(other, one), both);
+        }
+        assert_eq!(join().both(Answer::Reached(1), counted(1)), Answer::Reached(1));
+    }
+
+    #[test]
+    fn one_answer_is_enough_where_no_other_can_add_to_it() {
+        let find = |whom| Ask::Find { whom };
+        let one = Ask::Leave {
+            whom: Whom::Connection("c".into()),
+            groups: None,
+            selection: Selection::default(),
+        };
+        assert!(find(Whom::User("ann".into())).is_settled_by(&Answer::Reached(1)));
+        assert!(!find(Whom::User("ann".into())).is_settled_by(&Answer::Reached(0)));
+        assert!(one.is_settled_by(&Answer::Reached(1)));
+        assert!(!join().is_settled_by(&Answer::Reached(1)), "she may be on two nodes");
+    }
+
+    #[test]
+    fn questions_and_answers_are_read_as_they_were_written() {
+        let selection = Selection {
+            filter: Some(crate::filter::Filter::parse("userId eq 'a'").unwrap()),
+            excluded: vec!["c".into()],
+        };
+        let whom = Whom::Group("g".into());
+        let ask = Ask::Close { whom, selection, with: Farewell::Asked("over".into()) };
+        let text = serde_json::to_string(&ask).unwrap();
+        assert_eq!(
+            text,
+            r#"{"close":{"whom":{"group":"g"},"selection":{"filter":"userId eq 'a'","excluded":["c"]},"with":{"asked":"over"}}}"#
+        );
+        assert_eq!(serde_json::from_str::<Ask>(&text).unwrap(), ask);
+        let answer = Answer::Members(Page { entries: Vec::new(), more: false });
+        let text = serde_json::to_string(&answer).unwrap();
+        assert_eq!(text, r#"{"members":{"entries":[],"more":false}}"#);
+        assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer);
     }
 }

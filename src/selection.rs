@@ -2,11 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    filter::{Filter, FilterError, Subject},
-    hub::State,
-    peer::{ConnectionId, Peer},
-};
+use crate::filter::{Filter, FilterError};
 
 /// `excluded` and `filter`, in a form that other nodes understand too.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -31,18 +27,5 @@ impl Selection {
     /// Nothing has to be asked.
     pub(crate) fn is_everybody(&self) -> bool {
         self.filter.is_none() && self.excluded.is_empty()
-    }
-
-    /// A question under the hub's lock, for each connection of the target.
-    pub(crate) fn wanted(&self) -> impl Fn(&State, &Peer) -> bool {
-        // Connections that are not of this process are excluded already.
-        let excluded: Vec<_> =
-            self.excluded.iter().filter_map(|name| ConnectionId::parse(name)).collect();
-        move |state, peer| {
-            let matches = |filter: &Filter| {
-                Subject::of(state, peer).is_some_and(|subject| filter.matches(&subject))
-            };
-            !excluded.contains(&peer.id) && self.filter.as_ref().is_none_or(matches)
-        }
     }
 }

@@ -29,7 +29,7 @@ struct List<T> {
 pub(super) async fn group(asked: &Asked<'_>) -> Result<Reply, Problem> {
     let part = Part::asked_for(asked)?;
     let (after, limit) = (part.after.clone(), part.size);
-    match asked.hub.ask(Ask::Members { whom: asked.whom(), after, limit }).await {
+    match asked.ask(Ask::Members { whom: asked.whom(), after, limit }).await {
         Answer::Members(page) => Ok(part.reply(asked, page)),
         _ => Err(Problem::unanswered()),
     }
@@ -39,7 +39,7 @@ pub(super) async fn group(asked: &Asked<'_>) -> Result<Reply, Problem> {
 pub(super) async fn connections(asked: &Asked<'_>) -> Result<Reply, Problem> {
     let part = Part::asked_for(asked)?;
     let (after, limit) = (part.after.clone(), part.size);
-    match asked.hub.ask(Ask::Connections { after, limit }).await {
+    match asked.ask(Ask::Connections { after, limit }).await {
         Answer::Connections(page) => Ok(part.reply(asked, page)),
         _ => Err(Problem::unanswered()),
     }
@@ -47,7 +47,7 @@ pub(super) async fn connections(asked: &Asked<'_>) -> Result<Reply, Problem> {
 
 /// How many are connected to a hub, and to how many nodes.
 pub(super) async fn count(asked: &Asked<'_>) -> Result<Reply, Problem> {
-    match asked.hub.ask(Ask::Count).await {
+    match asked.ask(Ask::Count).await {
         Answer::Counted(counted) => Ok(Reply::json(StatusCode::OK, &counted)),
         _ => Err(Problem::unanswered()),
     }

@@ -24,21 +24,21 @@ struct FilteredGroups {
 }
 
 pub(super) async fn exists(asked: &Asked<'_>) -> Answered {
-    found(&asked.hub.ask(Ask::Find { whom: asked.whom() }).await)
+    found(&asked.ask(Ask::Find { whom: asked.whom() }).await)
 }
 
 /// Closes with 1000; what is queued for them is written first.
 pub(super) async fn close(asked: &Asked<'_>) -> Answered {
     let (whom, selection) = (asked.whom(), asked.selection()?);
     let reason = asked.query.get("reason").unwrap_or_default().to_owned();
-    asked.hub.ask(Ask::Close { whom, selection, with: Farewell::Asked(reason) }).await;
+    asked.ask(Ask::Close { whom, selection, with: Farewell::Asked(reason) }).await;
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
 
 pub(super) async fn join(asked: &Asked<'_>) -> Answered {
     let (whom, groups) = (asked.whom(), vec![asked.params["group"].to_owned()]);
     let ask = Ask::Join { whom, groups, selection: Selection::default() };
-    match joined(&asked.hub.ask(ask).await)? {
+    match joined(&asked.ask(ask).await)? {
         0 => Err(nobody(asked)),
         _ => Ok(Reply::empty(StatusCode::OK)),
     }
@@ -48,7 +48,7 @@ pub(super) async fn join(asked: &Asked<'_>) -> Answered {
 /// more likely a mistake.
 pub(super) async fn leave(asked: &Asked<'_>) -> Answered {
     let (whom, groups) = (asked.whom(), Some(vec![asked.params["group"].to_owned()]));
-    let left = asked.hub.ask(Ask::Leave { whom, groups, selection: Selection::default() }).await;
+    let left = asked.ask(Ask::Leave { whom, groups, selection: Selection::default() }).await;
     if left.reached() == 0 && asked.params.get("connection").is_some() {
         return Err(nobody(asked));
     }
@@ -57,19 +57,19 @@ pub(super) async fn leave(asked: &Asked<'_>) -> Answered {
 
 pub(super) async fn leave_all(asked: &Asked<'_>) -> Answered {
     let (whom, selection) = (asked.whom(), Selection::default());
-    asked.hub.ask(Ask::Leave { whom, groups: None, selection }).await;
+    asked.ask(Ask::Leave { whom, groups: None, selection }).await;
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
 
 pub(super) async fn join_filtered(asked: &Asked<'_>) -> Answered {
     let (groups, selection) = filtered_groups(asked)?;
-    joined(&asked.hub.ask(Ask::Join { whom: Whom::All, groups, selection }).await)?;
+    joined(&asked.ask(Ask::Join { whom: Whom::All, groups, selection }).await)?;
     Ok(Reply::empty(StatusCode::OK))
 }
 
 pub(super) async fn leave_filtered(asked: &Asked<'_>) -> Answered {
     let (groups, selection) = filtered_groups(asked)?;
-    asked.hub.ask(Ask::Leave { whom: Whom::All, groups: Some(groups), selection }).await;
+    asked.ask(Ask::Leave { whom: Whom::All, groups: Some(groups), selection }).await;
     Ok(Reply::empty(StatusCode::OK))
 }
 
@@ -108,7 +108,7 @@ async fn permission(asked: &Asked<'_>, change: Change) -> Result<Answer, Problem
         _ => return Err(Problem::bad("permission: must be joinLeaveGroup or sendToGroup")),
     };
     let connection = asked.params["connection"].to_owned();
-    Ok(asked.hub.ask(Ask::Permission { connection, change, to, group }).await)
+    Ok(asked.ask(Ask::Permission { connection, change, to, group }).await)
 }
 
 fn found(answer: &Answer) -> Answered {
@@ -126,7 +126,11 @@ fn joined(answer: &Answer) -> Result<usize, Problem> {
     Ok(answer.reached())
 }
 
+/// Who is not found is not there, unless some have not been asked.
 fn nobody(asked: &Asked<'_>) -> Problem {
+    if asked.silent() > 0 {
+        return Problem::unavailable("not all nodes have answered");
+    }
     let whom = if asked.params.get("connection").is_some() { "connection" } else { "user" };
     Problem::not_found(format!("{whom}: is not connected"))
 }

@@ -23,7 +23,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     Method, StatusCode,
     body::{Body, Incoming as RequestBody},
-    header,
+    header::{self, HeaderName},
     http::request::Parts,
     server::conn::http1,
     service::service_fn,
@@ -181,7 +181,11 @@ impl Control {
         let (call, params) = found?;
         let body = read_body(body, server).await?;
         let asked = Asked::new(head, &params, body, base, &server.hub, self.access.keys())?;
-        call(&asked).await
+        let reply = call(&asked).await.unwrap_or_else(Problem::into_reply);
+        Ok(match asked.silent() {
+            0 => reply,
+            silent => reply.with(HeaderName::from_static("x-hubnerite-silent-nodes"), silent),
+        })
     }
 }
 

@@ -89,6 +89,10 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "NotFound", message)
     }
 
+    pub(super) fn unavailable(message: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
+    }
+
     /// There is an answer, to something else.
     pub(super) fn unanswered() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "there is no answer")

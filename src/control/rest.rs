@@ -1,6 +1,12 @@
 //! The calls of the REST API, each an address, a method and a function.
 
-use std::{future::ready, sync::Arc};
+use std::{
+    future::ready,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
@@ -17,7 +23,7 @@ use crate::{
     hub::Hub,
     metrics::ByNumber,
     protocol::{check_group, check_hub},
-    question::Whom,
+    question::{Answer, Ask, Told, Whom},
     route::{Match, Params, Pattern},
     selection::Selection,
 };
@@ -139,6 +145,8 @@ pub(super) struct Asked<'a> {
     /// The caller's URL up to `/api/`.
     pub(super) base: String,
     pub(super) keys: &'a AccessKeys,
+    /// Nodes that have not answered what they were asked for this call.
+    silent: AtomicUsize,
 }
 
 impl<'a> Asked<'a> {
@@ -157,7 +165,20 @@ impl<'a> Asked<'a> {
         let content_type = head.headers.get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
         let hub = hub.named(&params["hub"]);
-        Ok(Self { hub, params, query, content_type, body, base, keys })
+        let silent = AtomicUsize::new(0);
+        Ok(Self { hub, params, query, content_type, body, base, keys, silent })
+    }
+
+    /// Asks all nodes.
+    pub(super) async fn ask(&self, ask: Ask) -> Answer {
+        let Told { answer, silent } = self.hub.ask(ask).await;
+        self.silent.fetch_add(silent, Relaxed);
+        answer
+    }
+
+    /// How many nodes may have more to say.
+    pub(super) fn silent(&self) -> usize {
+        self.silent.load(Relaxed)
     }
 
     /// Whom the address names: the narrowest of connection, user, group and hub.

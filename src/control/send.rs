@@ -29,7 +29,7 @@ pub(super) fn send(asked: &Asked<'_>) -> Result<Reply, Problem> {
         _ => Source::Server,
     };
     // What is queued behind a connection's request to close would be counted and not written.
-    let _accepted = asked.hub.accept().ok_or_else(|| unavailable("the server is stopping"))?;
+    let _accepted = asked.hub.accept().ok_or_else(|| Problem::unavailable("the server is stopping"))?;
     let mut message = Batch::default();
     message.push(source, None, payload.as_payload());
     let sent = if selection.is_everybody() {
@@ -40,15 +40,11 @@ pub(super) fn send(asked: &Asked<'_>) -> Result<Reply, Problem> {
         asked.hub.publish_where(target, exceptions, &mut message, selection.wanted())
     };
     if sent.unreached {
-        return Err(unavailable(&Unreached.to_string()));
+        return Err(Problem::unavailable(&Unreached.to_string()));
     }
     Ok(Reply::empty(StatusCode::ACCEPTED)
         .with(HeaderName::from_static("x-hubnerite-recipients"), sent.recipients)
         .with(HeaderName::from_static("x-hubnerite-dropped"), sent.evicted))
-}
-
-fn unavailable(why: &str) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", why)
 }
 
 /// The body as what clients are sent.
