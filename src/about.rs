@@ -27,6 +27,9 @@ pub(crate) struct About {
     opened_at: u32,
     /// Microseconds; 0 until a pong has come.
     round_trip: AtomicU32,
+    /// What `opened_at` leaves out.
+    #[cfg(feature = "control")]
+    milliseconds: u16,
     port: u16,
 }
 
@@ -55,6 +58,8 @@ impl About {
             address,
             opened_at: u32::try_from(since.as_secs()).unwrap_or(u32::MAX),
             round_trip: AtomicU32::new(0),
+            #[cfg(feature = "control")]
+            milliseconds: u16::try_from(since.subsec_millis()).unwrap_or_default(),
             port: origin.address.map_or(0, |address| address.port()),
         }
     }
@@ -103,6 +108,12 @@ impl About {
 
     pub(crate) fn opened_at(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(self.opened_at.into())
+    }
+
+    /// The same to the millisecond, since 1970.
+    #[cfg(feature = "control")]
+    pub(crate) fn opened_at_milliseconds(&self) -> u64 {
+        u64::from(self.opened_at) * 1000 + u64::from(self.milliseconds)
     }
 
     /// `None` for a Unix socket.

@@ -11,7 +11,7 @@ use std::{
 };
 
 #[cfg(feature = "control")]
-use crate::{close::CloseReason, peer::Peer, rights::Rights, target::Target};
+use crate::{close::CloseReason, peer::Peer, question::Newest, rights::Rights, target::Target};
 use crate::{
     hub::{Hub, State},
     metrics::Traffic,
@@ -110,6 +110,26 @@ impl Hub {
             }
         });
         count
+    }
+
+    /// Closes the connections of a user that are older than this one; returns how many there were,
+    /// and one that is newer, if there is one.
+    pub(crate) fn replace_older(&self, user: &str, by: &Newest) -> (usize, Option<Newest>) {
+        let mut state = self.shared.lock();
+        let here = state.members(&self.name).and_then(|here| here.users.get(user));
+        let peers = here.cloned().unwrap_or_default();
+        let (mut count, mut newest) = (0, None);
+        for peer in peers {
+            let this = Newest::of(&peer);
+            if this > *by {
+                newest = newest.max(Some(this));
+            } else if this != *by {
+                count += 1;
+                peer.close(CloseReason::Replaced);
+                state.leave(peer.id);
+            }
+        }
+        (count, newest)
     }
 
     /// Puts connections into groups; returns how many there were.

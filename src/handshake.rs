@@ -18,6 +18,8 @@ use tokio_tungstenite::tungstenite::{
     http::{self, HeaderMap, header},
 };
 
+#[cfg(feature = "backplane")]
+use crate::member::UserTaken;
 use crate::{
     about::Origin,
     address_limits::TooMany,
@@ -263,6 +265,8 @@ async fn agree_on(
         }
         None => offer,
     };
+    #[cfg(feature = "backplane")]
+    refuse_taken(&offer, server).await?;
     let agreed = take_seat(request, route, offer, response, admission, server)?;
     if let Some(member) = &agreed.member {
         member.settled().await;
@@ -287,6 +291,19 @@ fn admit(peer: &mut Peer, headers: &HeaderMap, server: &Shared) -> Result<Option
     let admitted = client.map(|client| server.addresses.admit(client)).transpose();
     peer.admission.of_address = admitted.map_err(|TooMany| too_many_of_one())?.flatten();
     Ok(client.filter(|client| *client != NOBODY))
+}
+
+/// Two who come to two nodes in the same moment are both let in.
+#[cfg(feature = "backplane")]
+async fn refuse_taken(offer: &Offer, server: &Shared) -> Result<(), Rejection> {
+    let seat = offer.seat.as_ref();
+    let Some((seat, user)) = seat.and_then(|seat| Some((seat, seat.user.as_deref()?))) else {
+        return Ok(());
+    };
+    if server.hub.named(&seat.hub).is_taken_elsewhere(user).await {
+        return Err(Rejection::new(409, UserTaken.to_string()));
+    }
+    Ok(())
 }
 
 /// Gives the connection its queue, and its seat in a hub, and writes the 101.

@@ -2,21 +2,61 @@
 
 use std::time::SystemTime;
 
+use futures_util::future::join;
+
+#[cfg(feature = "backplane")]
+use crate::question::Whom;
 use crate::{
+    close::CloseReason,
+    config::SameUser,
     directory::ConnectionInfo,
     filter::{Filter, Subject},
     hub::{Hub, State},
     page::{Connected, Found, MAX_ENTRIES, Page},
     peer::{ConnectionId, Peer},
-    question::{Act, Answer, Ask, Change, Counted, Told},
+    question::{Act, Answer, Ask, Change, Counted, Newest, Told},
+    relay::{Settling, settled},
     selection::Selection,
+    target::Target,
 };
 
 impl Hub {
     /// Asks every node that this hub is on.
-    #[expect(clippy::unused_async, reason = "there is no other node yet")]
     pub(crate) async fn ask(&self, ask: Ask) -> Told {
-        Told { answer: self.answer(&ask), silent: 0 }
+        let own = self.answer(&ask);
+        let Some(relay) = self.relay() else { return Told { answer: own, silent: 0 } };
+        let settling = self.settling_of(&ask);
+        let (told, ()) = join(relay.ask(&self.name, ask, own), settled(settling, relay)).await;
+        told
+    }
+
+    /// Whether other nodes say, or may say, that this user is connected and must not be once more.
+    #[cfg(feature = "backplane")]
+    pub(crate) async fn is_taken_elsewhere(&self, user: &str) -> bool {
+        if self.shared.same_user != SameUser::Reject || !self.is_joined() {
+            return false;
+        }
+        let told = self.ask(Ask::Find { whom: Whom::User(user.to_owned()) }).await;
+        told.answer.reached() > 0
+    }
+
+    /// Tells other nodes that a user has connected here, if they have to let go of her.
+    pub(crate) fn tell_of(&self, user: &str, peer: &Peer) {
+        if let Some(relay) = self.relay().filter(|_| self.shared.same_user == SameUser::Replace) {
+            relay.replace(&self.name, user, &Newest::of(peer));
+        }
+    }
+
+    /// Whether there may be other nodes.
+    #[cfg(feature = "backplane")]
+    pub(crate) fn is_joined(&self) -> bool {
+        self.relay().is_some()
+    }
+
+    /// What has to be ready until those who have joined a group hear what others send to it.
+    pub(crate) fn settling_of(&self, ask: &Ask) -> Vec<Settling> {
+        let Ask::Join { groups, .. } = ask else { return Vec::new() };
+        groups.iter().filter_map(|group| self.settling(Target::Group(group))).collect()
     }
 
     /// What this process has to say.
@@ -35,10 +75,11 @@ impl Hub {
                 let connections = connections.into_iter().map(Connected::from);
                 Answer::Connections(Page::new(connections, limit))
             }
-            Ask::Close { whom, selection, with } => {
-                let wanted = selection.wanted();
-                Answer::Reached(self.close_where(whom.target(), &with.reason(), wanted))
+            Ask::Close { whom, selection, reason } => {
+                let reason = CloseReason::Local { code: 1000, reason: reason.clone() };
+                Answer::Reached(self.close_where(whom.target(), &reason, selection.wanted()))
             }
+            Ask::Replace { user, by } => Answer::Reached(self.replace(user, by)),
             Ask::Join { whom, groups, selection } => {
                 let joined = self.join_where(whom.target(), groups, selection.wanted());
                 joined.map_or_else(Answer::TooMany, Answer::Reached)
@@ -55,6 +96,14 @@ impl Hub {
                 Answer::Counted(Counted { connections, nodes: 1 })
             }
         }
+    }
+
+    fn replace(&self, user: &str, by: &Newest) -> usize {
+        let (count, newer) = self.replace_older(user, by);
+        if let Some((newer, relay)) = newer.zip(self.relay()) {
+            relay.replace(&self.name, user, &newer);
+        }
+        count
     }
 
     fn change(&self, connection: &str, change: Change, to: Act, group: Option<&str>) -> Answer {

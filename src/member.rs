@@ -54,6 +54,10 @@ impl Member {
         }
         let ticket = state.enter(&hub.name, peer, user.clone());
         drop(state);
+        #[cfg(feature = "control")]
+        if let Some(user) = &user {
+            hub.tell_of(user, peer);
+        }
         Ok(Self { hub, user, peer: Arc::clone(peer), ticket })
     }
 

@@ -372,6 +372,8 @@ pub struct BackplaneCounters {
     pub malformed: Counter,
     /// Joins that were acknowledged although the engine had not confirmed them.
     pub unconfirmed: Counter,
+    /// Questions that not all nodes have answered in time.
+    pub unanswered: Counter,
     /// Connections to the engine that were made.
     pub connected: Counter,
     /// Connections to the engine that were lost, or given up because they carried nothing.
@@ -395,6 +397,7 @@ impl Default for BackplaneCounters {
             refused: Counter::default(),
             malformed: Counter::default(),
             unconfirmed: Counter::default(),
+            unanswered: Counter::default(),
             connected: Counter::default(),
             lost: Counter::default(),
             round_trips: Histogram::new(ROUND_TRIPS),

@@ -6,9 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    close::CloseReason,
     page::{Connected, Found, Page},
-    peer::ConnectionId,
+    peer::{ConnectionId, Peer},
     rights::Permission,
     selection::Selection,
     target::Target,
@@ -25,7 +24,9 @@ pub(crate) enum Ask {
     /// The same of the whole hub, with all that is known. [`Answer::Connections`]
     Connections { after: Option<String>, limit: usize },
     /// Close them once they have written what is queued for them.
-    Close { whom: Whom, selection: Selection, with: Farewell },
+    Close { whom: Whom, selection: Selection, reason: String },
+    /// Close those of a user that are older than this connection: the user has connected again.
+    Replace { user: String, by: Newest },
     /// Put them into groups.
     Join { whom: Whom, groups: Vec<String>, selection: Selection },
     /// Take them out of these groups, or without any out of all.
@@ -47,14 +48,14 @@ pub(crate) enum Whom {
     Connection(String),
 }
 
-/// Why a connection is closed by whoever is not connected to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The newest connection of a user, as far as a node knows. Of two connections one is newer, and
+/// all nodes agree on which: so one remains, however many come in the same moment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Farewell {
-    /// A backend wants it so, and may say why: 1000.
-    Asked(String),
-    /// The user has connected again: 4000.
-    Replaced,
+pub(crate) struct Newest {
+    /// Milliseconds since 1970, by the clock of its node.
+    pub(crate) opened_at: u64,
+    pub(crate) connection: String,
 }
 
 /// What is done to a permission.
@@ -106,7 +107,6 @@ pub(crate) struct Counted {
 
 /// What other nodes are asked, and what they answer.
 #[cfg(feature = "backplane")]
-#[expect(dead_code, reason = "the cluster is not written yet")]
 impl Ask {
     /// Whether no node can add anything to this answer: a connection is on one, and who is
     /// somewhere is there.
@@ -158,7 +158,7 @@ impl Ask {
                 _ => None,
             },
             Self::Permission { connection, .. } => Some(connection),
-            Self::Connections { .. } | Self::Count => None,
+            Self::Connections { .. } | Self::Replace { .. } | Self::Count => None,
         }
     }
 }
@@ -171,7 +171,6 @@ impl Answer {
 
     /// Takes the second half of a page away, if there is one: what is left says that there is more.
     #[cfg(feature = "backplane")]
-    #[expect(dead_code, reason = "the cluster is not written yet")]
     pub(crate) fn halve(&mut self) -> bool {
         match self {
             Self::Members(page) => page.halve(),
@@ -196,12 +195,10 @@ impl Whom {
     }
 }
 
-impl Farewell {
-    pub(crate) fn reason(&self) -> CloseReason {
-        match self {
-            Self::Asked(reason) => CloseReason::Local { code: 1000, reason: reason.clone() },
-            Self::Replaced => CloseReason::Replaced,
-        }
+impl Newest {
+    pub(crate) fn of(peer: &Peer) -> Self {
+        let opened_at = peer.about.opened_at_milliseconds();
+        Self { opened_at, connection: peer.id.to_string() }
     }
 }
 
@@ -264,11 +261,11 @@ mod tests {
             excluded: vec!["c".into()],
         };
         let whom = Whom::Group("g".into());
-        let ask = Ask::Close { whom, selection, with: Farewell::Asked("over".into()) };
+        let ask = Ask::Close { whom, selection, reason: "over".into() };
         let text = serde_json::to_string(&ask).unwrap();
         assert_eq!(
             text,
-            r#"{"close":{"whom":{"group":"g"},"selection":{"filter":"userId eq 'a'","excluded":["c"]},"with":{"asked":"over"}}}"#
+            r#"{"close":{"whom":{"group":"g"},"selection":{"filter":"userId eq 'a'","excluded":["c"]},"reason":"over"}}"#
         );
         assert_eq!(serde_json::from_str::<Ask>(&text).unwrap(), ask);
         let answer = Answer::Members(Page { entries: Vec::new(), more: false });

@@ -5,11 +5,15 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "control")]
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
     time::{Instant, timeout_at},
 };
 
+#[cfg(feature = "control")]
+use crate::question::{Answer, Ask, Newest, Told};
 use crate::{frame::Kind, target::Target};
 
 /// How long somebody waits until what others send can be heard.
@@ -43,6 +47,14 @@ pub(crate) trait Relay: Send + Sync {
     /// # Errors
     /// If they will not be reached.
     fn publish(&self, post: &Post<'_>, room: Option<Room>) -> Result<(), Unreached>;
+
+    /// Asks the other nodes, and puts what they say together with what this one has said.
+    #[cfg(feature = "control")]
+    fn ask<'a>(&'a self, hub: &'a str, ask: Ask, own: Answer) -> BoxFuture<'a, Told>;
+
+    /// Tells the other nodes that a user has connected again, and may be connected only once.
+    #[cfg(feature = "control")]
+    fn replace(&self, hub: &str, user: &str, by: &Newest);
 
     /// How it is now.
     fn figures(&self) -> RelayFigures;
@@ -82,6 +94,8 @@ pub(crate) struct RelayFigures {
     pub(crate) waiting_bytes: usize,
     /// Targets that are heard for.
     pub(crate) subscriptions: usize,
+    /// Nodes that are there, this one among them.
+    pub(crate) nodes: usize,
 }
 
 /// Waits until all of them are ready, or for [`SETTLE_TIMEOUT`]: whoever waits is told then what

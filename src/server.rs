@@ -404,6 +404,7 @@ async fn drain(shared: &Shared, limit: usize) -> Drained {
     }
     #[cfg(feature = "backplane")]
     if let Some(node) = &shared.node {
+        node.leave();
         node.flush(deadline).await;
     }
     Drained { left }

@@ -62,7 +62,7 @@ impl Delivery {
             return Ok(());
         }
         match header.to {
-            To::Nodes(_) | To::Node(_) => self.control_message(header, payloads),
+            To::Nodes(_) | To::Node(_) => self.hear(header, payloads)?,
             _ => drop(self.deliver(header, payloads)?),
         }
         Ok(())
@@ -81,9 +81,9 @@ impl Delivery {
     }
 
     /// What another node says to this one.
-    #[expect(clippy::unused_self, reason = "nodes have nothing to say to each other yet")]
-    fn control_message(&self, header: &Header<'_>, _payloads: &[&[u8]]) {
-        log::trace!("a message from node {:?}", header.node);
+    fn hear(&self, header: &Header<'_>, payloads: &[&[u8]]) -> Result<(), Malformed> {
+        let from = header.node.ok_or_else(|| Malformed::rule("node: must say who speaks"))?;
+        payloads.iter().try_for_each(|payload| self.node.hear(&self.hub, from, payload))
     }
 
     fn deliver(&self, header: &Header<'_>, payloads: &[&[u8]]) -> Result<Sent, Malformed> {

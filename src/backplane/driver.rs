@@ -122,6 +122,7 @@ impl Driver {
                 return late("what is sent does not come back");
             }
             self.node.expire();
+            self.node.announce();
             self.node.probe();
         }
     }

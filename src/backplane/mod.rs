@@ -3,6 +3,7 @@
 //! The nodes share an engine that exists already. It carries bytes by subject and knows nothing of
 //! hubs; what the bytes say, and who has to hear it, is decided here.
 
+mod cluster;
 mod delivery;
 mod driver;
 mod engine;
@@ -11,6 +12,7 @@ mod health;
 mod interest;
 mod memory;
 mod node;
+mod notes;
 mod outbox;
 mod subject;
 

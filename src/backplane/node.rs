@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use tokio::{
     sync::Semaphore,
@@ -22,6 +23,7 @@ use tokio::{
 };
 
 use super::{
+    cluster::Cluster,
     engine::Command,
     envelope::{Header, To, Yes},
     health::Health,
@@ -33,6 +35,7 @@ use crate::{
     frame::{Kind, payloads},
     metrics::BackplaneCounters,
     peer::process_number,
+    question::{Answer, Ask, Newest, Told},
     relay::{Post, Relay, RelayFigures, Room, Settling, Unreached},
     target::Target,
 };
@@ -54,6 +57,7 @@ pub(crate) struct Node {
     pub(super) outbox: Outbox,
     pub(super) health: Health,
     pub(super) counters: Arc<BackplaneCounters>,
+    pub(super) cluster: Cluster,
     interest: Mutex<Interest>,
     /// The bytes that may wait.
     buffer: Arc<Semaphore>,
@@ -73,10 +77,20 @@ impl NodeId {
         Self(process_number())
     }
 
+    /// What the names of connections of this process begin with.
+    pub(super) fn of_process() -> Self {
+        Self(process_number())
+    }
+
     /// The node that has a connection of this name, if any connection can have it.
     pub(crate) fn of_connection(name: &str) -> Option<Self> {
         let (head, tail) = name.split_at_checked(16)?;
         Self::parse(tail).and(Self::parse(head))
+    }
+
+    #[cfg(test)]
+    pub(super) fn random() -> Self {
+        Self(RandomState::new().hash_one(0))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -101,6 +115,7 @@ impl Node {
             outbox: Outbox::default(),
             health: Health::new(grace),
             counters,
+            cluster: Cluster::default(),
             interest: Mutex::default(),
             buffer: Arc::new(Semaphore::new(buffer_size)),
             buffer_size,
@@ -121,17 +136,59 @@ impl Node {
         let _ = timeout_at(deadline, self.buffer.acquire_many(all)).await;
     }
 
-    /// Says something to all nodes, or to one. It is lost if there is no engine.
+    /// Says something to all nodes, or to one, before all that waits. It is lost if there is no
+    /// engine.
     pub(super) fn tell(&self, to: To<'_>, payload: &[u8]) -> u64 {
-        let subject = match to {
-            To::Node(node) => Subject::node(&self.prefix, &node.to_string()),
+        let (id, subject) = (self.next_id(), self.subject_for(&to));
+        self.outbox.push_first(Command::Publish(subject, self.seal_note(id, to, payload)));
+        id
+    }
+
+    /// The same, behind all that waits, and in its room.
+    ///
+    /// # Errors
+    /// If there is none, or no single message may be so large.
+    pub(super) fn tell_in_order(&self, to: To<'_>, payload: &[u8]) -> Result<(), Unreached> {
+        let subject = self.subject_for(&to);
+        self.tell_those(subject, to, payload)
+    }
+
+    /// Tells the nodes that a user is connected to.
+    pub(super) fn tell_nodes_of(
+        &self,
+        hub: &str,
+        user: &str,
+        payload: &[u8],
+    ) -> Result<(), Unreached> {
+        self.tell_those(Subject::user(&self.prefix, hub, user), To::Nodes(Yes), payload)
+    }
+
+    fn tell_those(&self, subject: Subject, to: To<'_>, payload: &[u8]) -> Result<(), Unreached> {
+        if !self.fits(payload.len()) {
+            return Err(Unreached);
+        }
+        let bytes = self.seal_note(self.next_id(), to, payload);
+        let room = self.room(bytes.len())?;
+        self.outbox.push(Command::Publish(subject, bytes), Some(room));
+        Ok(())
+    }
+
+    fn subject_for(&self, to: &To<'_>) -> Subject {
+        match to {
+            To::Node(node) => self.subject_of(*node),
             _ => Subject::nodes(&self.prefix),
-        };
-        let id = self.next_id();
+        }
+    }
+
+    fn seal_note(&self, id: u64, to: To<'_>, payload: &[u8]) -> Bytes {
         let mut header = Header::new(self.id, "default", to, Kind::Message);
         header.id = Some(id);
-        self.outbox.push_first(Command::Publish(subject, header.seal(&[payload])));
-        id
+        header.seal(&[payload])
+    }
+
+    /// Whether the engine takes a payload of so many bytes.
+    pub(super) fn fits(&self, bytes: usize) -> bool {
+        bytes.saturating_add(HEADER + PER_PAYLOAD) <= self.max_message.load(Relaxed)
     }
 
     /// Sends a message to itself.
@@ -320,8 +377,8 @@ impl Relay for Node {
 
     fn reserve(&self, target: Target<'_>, bytes: usize) -> Result<Room, Unreached> {
         let copies = if let Target::Users(users) = target { users.len() } else { 1 };
-        let fits = bytes.saturating_add(HEADER + PER_PAYLOAD) <= self.max_message.load(Relaxed);
-        let room = if fits { self.room(bytes.saturating_mul(copies)) } else { Err(Unreached) };
+        let room =
+            if self.fits(bytes) { self.room(bytes.saturating_mul(copies)) } else { Err(Unreached) };
         room.inspect_err(|Unreached| self.counters.refused.add(1))
     }
 
@@ -329,8 +386,17 @@ impl Relay for Node {
         self.try_publish(post, room).inspect_err(|Unreached| self.counters.refused.add(1))
     }
 
+    fn ask<'a>(&'a self, hub: &'a str, ask: Ask, own: Answer) -> BoxFuture<'a, Told> {
+        self.gather(hub, ask, own).boxed()
+    }
+
+    fn replace(&self, hub: &str, user: &str, by: &Newest) {
+        self.demand(hub, user, by);
+    }
+
     fn figures(&self) -> RelayFigures {
         RelayFigures {
+            nodes: self.cluster.expire(Instant::now()) + 1,
             is_up: self.is_ready(),
             waiting_bytes: self.buffer_size.saturating_sub(self.buffer.available_permits()),
             subscriptions: self.interest().len(),

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     place::JoinError,
     protocol::check_group,
-    question::{Act, Answer, Ask, Change, Farewell, Whom},
+    question::{Act, Answer, Ask, Change, Whom},
     selection::Selection,
 };
 
@@ -31,7 +31,7 @@ pub(super) async fn exists(asked: &Asked<'_>) -> Answered {
 pub(super) async fn close(asked: &Asked<'_>) -> Answered {
     let (whom, selection) = (asked.whom(), asked.selection()?);
     let reason = asked.query.get("reason").unwrap_or_default().to_owned();
-    asked.ask(Ask::Close { whom, selection, with: Farewell::Asked(reason) }).await;
+    asked.ask(Ask::Close { whom, selection, reason }).await;
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
 

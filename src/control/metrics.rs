@@ -205,6 +205,8 @@ fn backplane(counters: &BackplaneCounters, now: RelayFigures, page: &mut Page<'_
     page.gauge("hubnerite_backplane_waiting_bytes", help, now.waiting_bytes)?;
     let help = "Users, groups and hubs that are heard for";
     page.gauge("hubnerite_backplane_subscriptions", help, now.subscriptions)?;
+    let help = "Nodes that are there, this one among them";
+    page.gauge("hubnerite_backplane_nodes", help, now.nodes)?;
     for (name, help, counter) in [
         ("published", "Messages that the engine has taken", &counters.published),
         ("received", "Messages of other nodes that the engine has brought", &counters.received),
@@ -212,6 +214,7 @@ fn backplane(counters: &BackplaneCounters, now: RelayFigures, page: &mut Page<'_
         ("refused", "Publications that other nodes were not told of", &counters.refused),
         ("malformed", "Messages of the engine that made no sense", &counters.malformed),
         ("unconfirmed", "Joins that the engine had not confirmed", &counters.unconfirmed),
+        ("unanswered", "Questions that not all nodes have answered", &counters.unanswered),
         ("connected", "Connections to the engine that were made", &counters.connected),
         ("lost", "Connections to the engine that were lost", &counters.lost),
     ] {

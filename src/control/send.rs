@@ -29,7 +29,8 @@ pub(super) fn send(asked: &Asked<'_>) -> Result<Reply, Problem> {
         _ => Source::Server,
     };
     // What is queued behind a connection's request to close would be counted and not written.
-    let _accepted = asked.hub.accept().ok_or_else(|| Problem::unavailable("the server is stopping"))?;
+    let _accepted =
+        asked.hub.accept().ok_or_else(|| Problem::unavailable("the server is stopping"))?;
     let mut message = Batch::default();
     message.push(source, None, payload.as_payload());
     let sent = if selection.is_everybody() {

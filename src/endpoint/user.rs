@@ -1,7 +1,11 @@
 //! `/ws/{user_id}` and `/client/hubs/{hub}`: the JSON protocol.
 
 use futures_util::FutureExt;
+#[cfg(feature = "backplane")]
+use futures_util::future::BoxFuture;
 
+#[cfg(feature = "backplane")]
+use crate::question::{Ask, Told, Whom};
 use crate::{
     ack::AckIds,
     auth::{Identity, Rejection, Request},
@@ -102,17 +106,15 @@ async fn simple(mut connection: Connection, member: &Member) {
 
 async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed> {
     connection.push_encoded(&protocol::connected(&connection.id().to_string(), member.user()));
-    let mut speaker = Speaker {
-        member,
-        ack_ids: AckIds::default(),
-        outbox: None,
-        unsettled: None,
-        refused_joins: 0,
-    };
+    let mut speaker = Speaker::new(member);
     loop {
         // What a message needs is gone before anything is waited for: this future stays small.
         while let Some(message) = connection.try_recv() {
             speaker.hear(message, &mut connection);
+            #[cfg(feature = "backplane")]
+            if let Some(told) = speaker.look_elsewhere(&mut connection) {
+                told.await;
+            }
             room(&mut connection).await?;
         }
         speaker.publish();
@@ -122,6 +124,10 @@ async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed>
         }
         let message = connection.recv().await.ok_or(Closed)?;
         speaker.hear(message, &mut connection);
+        #[cfg(feature = "backplane")]
+        if let Some(told) = speaker.look_elsewhere(&mut connection) {
+            told.await;
+        }
         room(&mut connection).await?;
     }
 }
@@ -145,6 +151,13 @@ struct Speaker<'a> {
     refused_joins: u32,
 }
 
+/// Users of whom none is here, and the frame whose ack says whether one is on another node.
+#[cfg(feature = "backplane")]
+struct Elsewhere {
+    ack_id: u64,
+    users: Vec<String>,
+}
+
 struct Outbox<'a> {
     target: Receivers,
     exclude: Option<ConnectionId>,
@@ -161,6 +174,9 @@ struct Outbox<'a> {
 struct Unsettled {
     joins: Vec<Settling>,
     replies: Vec<String>,
+    /// Asked for before anything else of this client is read.
+    #[cfg(feature = "backplane")]
+    elsewhere: Option<Elsewhere>,
 }
 
 impl Unsettled {
@@ -191,6 +207,9 @@ type Failure = (ErrorName, String);
 /// When a frame is carried out.
 enum Done {
     Now,
+    /// It is, and other nodes are asked whether it was for anybody.
+    #[cfg(feature = "backplane")]
+    Perhaps(Vec<String>),
     /// The event handler has the last word, and the answer comes from it.
     #[cfg(feature = "control")]
     Later,
@@ -218,6 +237,19 @@ fn raise(_: &Connection, _: &str, _: Payload<'_>, _: Option<u64>) -> Result<Done
     Err(no_event_handler())
 }
 
+/// What a client is told of users who were not found.
+#[cfg(feature = "backplane")]
+fn not_found(ack_id: u64, silent: usize) -> String {
+    let (name, message) = match silent {
+        0 => (ErrorName::NotFound, "no such user is connected"),
+        _ => (
+            ErrorName::InternalServerError,
+            "not all nodes have said whether the user is connected",
+        ),
+    };
+    protocol::failure(Some(ack_id), name, message)
+}
+
 fn no_event_handler() -> Failure {
     (ErrorName::NotFound, "there is no event handler".to_owned())
 }
@@ -232,7 +264,11 @@ fn needed_right<'a>(action: &'a Action<'_>) -> Option<Right<'a>> {
     }
 }
 
-impl Speaker<'_> {
+impl<'a> Speaker<'a> {
+    fn new(member: &'a Member) -> Self {
+        Self { member, ack_ids: AckIds::default(), outbox: None, unsettled: None, refused_joins: 0 }
+    }
+
     /// Takes one message, and queues what the client is told.
     fn hear(&mut self, message: Message, connection: &mut Connection) {
         let Message::Text(text) = message else {
@@ -240,13 +276,18 @@ impl Speaker<'_> {
             return connection.end(CloseReason::Unsupported(reason));
         };
         for reply in self.answer(connection, &text).into_iter().flatten() {
-            match &mut self.unsettled {
-                Some(unsettled) => unsettled.replies.push(reply),
-                None => connection.push_encoded(&reply),
-            }
+            self.tell(connection, reply);
         }
         if self.refused_joins > MAX_REFUSED_JOINS {
             connection.end(CloseReason::Policy("too many groups"));
+        }
+    }
+
+    /// Queues what the client is told, behind what waits for joins.
+    fn tell(&mut self, connection: &mut Connection, reply: String) {
+        match &mut self.unsettled {
+            Some(unsettled) => unsettled.replies.push(reply),
+            None => connection.push_encoded(&reply),
         }
     }
 
@@ -276,6 +317,12 @@ impl Speaker<'_> {
             return Some(protocol::failure(ack_id, ErrorName::Duplicate, message));
         }
         match self.carry_out(connection, frame.action, ack_id) {
+            #[cfg(feature = "backplane")]
+            Ok(Done::Perhaps(users)) => {
+                let elsewhere = ack_id.map(|ack_id| Elsewhere { ack_id, users });
+                self.unsettled.get_or_insert_default().elsewhere = elsewhere;
+                None
+            }
             Ok(done) => ack_id.and_then(|id| {
                 // One that failed may be tried again under the same id.
                 self.ack_ids.insert(id);
@@ -321,9 +368,17 @@ impl Speaker<'_> {
                 self.post(&Receivers::All, no_echo, Source::All, payload)?;
             }
             Action::SendToUsers { users, payload } => {
-                self.post(&Receivers::Users(users), false, Source::User, payload)?;
+                let target = Receivers::Users(users);
+                self.post(&target, false, Source::User, payload)?;
                 if ack_id.is_some() && self.publish().recipients == 0 {
-                    return Err((ErrorName::NotFound, "no such user is connected".to_owned()));
+                    #[cfg(feature = "backplane")]
+                    if let Receivers::Users(users) = target
+                        && self.member.hub().is_joined()
+                    {
+                        return Ok(Done::Perhaps(users));
+                    }
+                    let message = "no such user is connected".to_owned();
+                    return Err((ErrorName::NotFound, message));
                 }
             }
             Action::Event { name, payload } => {
@@ -336,6 +391,29 @@ impl Speaker<'_> {
             Action::SequenceAck => {}
         }
         Ok(Done::Now)
+    }
+
+    /// Asks other nodes for users who are not here, and tells the client what came of it. Boxed:
+    /// there is seldom anybody to ask for.
+    #[cfg(feature = "backplane")]
+    fn look_elsewhere<'b>(
+        &'b mut self,
+        connection: &'b mut Connection,
+    ) -> Option<BoxFuture<'b, ()>> {
+        let Elsewhere { ack_id, users } = self.unsettled.as_mut()?.elsewhere.take()?;
+        // What it is told of that need not wait for the end of what was read.
+        self.unsettled.take_if(|unsettled| unsettled.joins.is_empty());
+        Some(Box::pin(async move {
+            let ask = Ask::Find { whom: Whom::Users(users) };
+            let Told { answer, silent } = self.member.hub().ask(ask).await;
+            let reply = if answer.reached() > 0 {
+                self.ack_ids.insert(ack_id);
+                protocol::ack(ack_id)
+            } else {
+                not_found(ack_id, silent)
+            };
+            self.tell(connection, reply);
+        }))
     }
 
     /// Accepts a message, unless the server stops. It is queued with those that follow it to the
