@@ -10,6 +10,8 @@ use log::LevelFilter;
 use sd_notify::NotifyState;
 use tokio::runtime::Builder;
 
+#[cfg(feature = "backplane")]
+use crate::backplane_flags::BackplaneFlags;
 use crate::{access_flags::AccessFlags, signals::Reloads};
 #[cfg(feature = "control")]
 use crate::{
@@ -18,6 +20,8 @@ use crate::{
 };
 
 mod access_flags;
+#[cfg(feature = "backplane")]
+mod backplane_flags;
 #[cfg(feature = "control")]
 mod control_flags;
 #[cfg(feature = "control")]
@@ -63,6 +67,10 @@ struct Flags {
     #[cfg(feature = "control")]
     #[command(flatten)]
     events: EventFlags,
+
+    #[cfg(feature = "backplane")]
+    #[command(flatten)]
+    backplane: BackplaneFlags,
 
     #[command(flatten)]
     limits: LimitFlags,
@@ -274,6 +282,8 @@ async fn serve(flags: Flags) -> Result<ExitCode, Error> {
     let server = control(server, keys.as_ref(), &flags, &mut reloads).await?;
     #[cfg(feature = "control")]
     let server = flags.events.tell(server, keys.as_ref())?;
+    #[cfg(feature = "backplane")]
+    let server = flags.backplane.join(server)?;
     // Before anybody is told that we are here, and may tell us to go.
     let stop = signals::stop()?;
     tokio::spawn(signals::reload_on_hangup(reloads)?);

@@ -30,6 +30,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause there is.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// Others lose an engine when we do, and their pauses may be longer than ours: what waited for it
+/// is carried once they have had the time to come back.
+const RETURN: Duration = LONGEST_PAUSE.saturating_add(PULSE);
+
 /// How often it is said that an engine cannot be reached.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -50,6 +54,9 @@ impl Driver {
             let error = match self.connect().await {
                 Ok(link) => {
                     log::info!("backplane: joined by {}", self.engine.address());
+                    if self.node.counters.connected.get() > 0 {
+                        self.node.outbox.hold(Instant::now() + RETURN);
+                    }
                     self.node.counters.connected.add(1);
                     let error = self.work(link, &mut delivery).await;
                     self.node.counters.lost.add(1);

@@ -46,7 +46,11 @@ impl Health {
         let mut probes = self.lock();
         let place = probes.under_way.iter().position(|(probe, _)| *probe == id)?;
         let (_, sent_at) = probes.under_way.drain(..=place).next_back()?;
-        probes.returned_at = Some(now);
+        let before = probes.returned_at.replace(now);
+        if before.is_some_and(|before| now.duration_since(before) > self.grace) {
+            // It was not lost, but for as long as this nobody could know.
+            self.miss();
+        }
         Some(now.duration_since(sent_at))
     }
 
@@ -99,7 +103,11 @@ mod tests {
         assert_eq!(health.returned(1, later), Some(Duration::from_millis(3)));
         assert_eq!(health.returned(1, later), None, "twice");
         assert!(health.is_ready(later + GRACE));
-        assert!(!health.is_ready(later + GRACE + Duration::from_millis(1)));
+        let late = later + GRACE + Duration::from_millis(1);
+        assert!(!health.is_ready(late) && !health.take_gap());
+        health.probe(2, late);
+        assert!(health.returned(2, late).is_some());
+        assert!(health.is_ready(late) && health.take_gap());
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 use super::engine::Command;
 use crate::relay::Room;
@@ -31,6 +34,8 @@ struct Queue {
     is_open: bool,
     /// The room is given back with the last part of a message.
     messages: VecDeque<(Command, Option<Room>)>,
+    /// Until then messages stay where they are.
+    held_until: Option<Instant>,
 }
 
 /// Commands that an engine carries out now.
@@ -62,14 +67,23 @@ impl Outbox {
         self.filled.notify_one();
     }
 
+    /// Keeps messages until then: those for whom they are may not listen yet.
+    pub(super) fn hold(&self, until: Instant) {
+        self.lock().held_until = Some(until);
+    }
+
     /// Takes what is to be carried next, as soon as there is something. Cancel safe.
     pub(super) async fn take(&self, batch: &mut Batch) {
         loop {
-            self.lock().take(batch);
+            let held_until = self.lock().take(batch);
             if !batch.commands.is_empty() {
                 return;
             }
-            self.filled.notified().await;
+            let filled = self.filled.notified();
+            match held_until {
+                Some(until) => drop(timeout_at(until, filled).await),
+                None => filled.await,
+            }
         }
     }
 
@@ -91,8 +105,13 @@ impl Outbox {
 }
 
 impl Queue {
-    fn take(&mut self, batch: &mut Batch) {
+    /// Returns how long messages are held.
+    fn take(&mut self, batch: &mut Batch) -> Option<Instant> {
         batch.commands.extend(self.first.drain(..));
+        self.held_until = self.held_until.filter(|until| *until > Instant::now());
+        if self.held_until.is_some() {
+            return self.held_until;
+        }
         let (mut bytes, mut count) = (0, 0);
         while bytes < MAX_BATCH_BYTES
             && count < MAX_BATCH
@@ -103,6 +122,7 @@ impl Queue {
             batch.commands.push(message);
             batch.rooms.push_back(room);
         }
+        None
     }
 }
 
@@ -147,6 +167,8 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::backplane::subject::Subject;
 
@@ -179,6 +201,21 @@ mod tests {
         outbox.put_back(std::mem::take(&mut batch));
         outbox.take(&mut batch).await;
         assert_eq!(batch.commands, [message(1), message(2), message(3)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_are_held_until_their_moment_and_nothing_else_is() {
+        let (outbox, mut batch) = (Outbox::default(), Batch::default());
+        let (start, hold) = (Instant::now(), Duration::from_secs(6));
+        outbox.open();
+        outbox.hold(start + hold);
+        outbox.push(message(1), None);
+        outbox.push_first(Command::Subscribe(Subject::nodes("p")));
+        outbox.take(&mut batch).await;
+        assert_eq!((batch.commands.len(), batch.messages()), (1, 0));
+        batch.clear();
+        outbox.take(&mut batch).await;
+        assert_eq!((batch.messages(), start.elapsed()), (1, hold));
     }
 
     #[tokio::test]

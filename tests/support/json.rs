@@ -1,11 +1,12 @@
 //! A client of the JSON protocol (PROTOCOL.md section 2).
 
-use std::net::SocketAddr;
+use std::{future::ready, net::SocketAddr, time::Duration};
 
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{WebSocket, close_of, connect, connect_with, next_message, send};
+use super::{WebSocket, close_of, connect, connect_with, next_message, send, within_time};
 
 pub struct JsonClient {
     pub socket: WebSocket,
@@ -55,6 +56,15 @@ impl JsonClient {
     pub async fn next(&mut self) -> Value {
         let text = self.next_text().await;
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    /// [`next`](Self::next) within another time.
+    pub async fn next_within(&mut self, limit: Duration) -> Value {
+        let mut texts =
+            (&mut self.socket).filter(|next| ready(!matches!(next, Ok(Message::Ping(_)))));
+        let next = within_time(limit, "a frame", texts.next()).await;
+        let message = next.expect("a frame before the end").unwrap();
+        serde_json::from_str(message.to_text().unwrap()).unwrap()
     }
 
     /// Sends a frame and returns the next one that comes.

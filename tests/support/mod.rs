@@ -64,14 +64,24 @@ pub async fn eventually<T: PartialEq + std::fmt::Debug>(
     expected: T,
     mut look: impl FnMut() -> T,
 ) {
+    eventually_within(DEADLINE, what, expected, async || look()).await;
+}
+
+/// [`eventually`] within another time, where to look takes a while.
+pub async fn eventually_within<T: PartialEq + std::fmt::Debug>(
+    limit: Duration,
+    what: &str,
+    expected: T,
+    mut look: impl AsyncFnMut() -> T,
+) {
     let start = Instant::now();
     let mut again = tokio::time::interval(Duration::from_millis(2));
     loop {
         again.tick().await;
-        let found = look();
+        let found = look().await;
         if found == expected {
             return;
         }
-        assert!(start.elapsed() < DEADLINE, "{what}: {found:?} instead of {expected:?}");
+        assert!(start.elapsed() < limit, "{what}: {found:?} instead of {expected:?}");
     }
 }
