@@ -3,17 +3,26 @@
 //! The nodes share an engine that exists already. It carries bytes by subject and knows nothing of
 //! hubs; what the bytes say, and who has to hear it, is decided here.
 
+mod address;
 mod cluster;
 mod delivery;
 mod driver;
 mod engine;
+#[cfg(test)]
+mod engine_contract;
+#[cfg(test)]
+mod engine_server;
 mod envelope;
 mod health;
+#[cfg(any(feature = "nats", feature = "redis"))]
+mod inbox;
 mod interest;
 mod memory;
 mod node;
 mod notes;
 mod outbox;
+#[cfg(feature = "redis")]
+mod redis;
 mod subject;
 
 use std::{fmt, sync::Arc, time::Duration};

@@ -1,0 +1,93 @@
+//! A real engine for a test: a process of its own, on a port of its own.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use tokio::{net::TcpStream, time::interval};
+
+use super::engine_contract::within;
+
+/// Starts a server on a port, with a folder for its files.
+type Start = Box<dyn Fn(u16, &str) -> Command + Send>;
+
+/// A server that runs. Dropped, it is killed.
+pub(crate) struct EngineServer {
+    pub(crate) port: u16,
+    folder: PathBuf,
+    start: Start,
+    process: Child,
+}
+
+impl EngineServer {
+    /// Starts it and waits until it takes connections.
+    pub(crate) async fn start(start: impl Fn(u16, &str) -> Command + Send + 'static) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name =
+            format!("hubnerite-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let port = free_port();
+        let process = spawn(start(port, folder.to_str().unwrap()), port).await;
+        Self { port, folder, start: Box::new(start), process }
+    }
+
+    /// Ends it, without a word to anybody.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it anew on the same port.
+    pub(crate) async fn restart(&mut self) {
+        self.kill();
+        let command = (self.start)(self.port, self.folder.to_str().unwrap());
+        self.process = spawn(command, self.port).await;
+    }
+
+    /// `STOP` and `CONT`: it keeps its connections and says nothing.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+}
+
+impl Drop for EngineServer {
+    fn drop(&mut self) {
+        // It may have been killed before.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A port that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A command, its flags one after another in a line.
+pub(crate) fn command(program: &str, flags: &str) -> Command {
+    let mut command = Command::new(program);
+    command.args(flags.split_whitespace());
+    command
+}
+
+async fn spawn(mut command: Command, port: u16) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let program = command.get_program().to_string_lossy().into_owned();
+    let process = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
+    within(&program, async {
+        let mut again = interval(Duration::from_millis(10));
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+            again.tick().await;
+        }
+    })
+    .await;
+    process
+}
