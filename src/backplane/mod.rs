@@ -18,6 +18,8 @@ mod health;
 mod inbox;
 mod interest;
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
 mod node;
 mod notes;
 mod outbox;
