@@ -107,7 +107,10 @@ async fn who_has_unsubscribed_hears_no_more(engine: &dyn Engine) {
     carry(&mut ours, &[publish("left", "after"), publish("stayed", "last")]).await;
     assert_eq!(receive(&mut theirs).await, "last");
     carry(&mut theirs, &[subscribe("left"), publish("left", "again")]).await;
-    assert_eq!(receive(&mut theirs).await, "again");
+    let heard = receive(&mut theirs).await;
+    // What an engine has not read yet when somebody subscribes again may still come.
+    let heard = if heard == "after" { receive(&mut theirs).await } else { heard };
+    assert_eq!(heard, "again");
 }
 
 async fn nothing_is_missed_after_a_subscription_is_confirmed(engine: &dyn Engine) {
@@ -147,17 +150,21 @@ async fn a_thousand_subscriptions_are_confirmed_and_heard(engine: &dyn Engine) {
     assert_eq!(heard.len(), names.len());
 }
 
-/// Both halves of a link end with the engine, and the next link works.
-pub(crate) async fn survives_a_restart(engine: &dyn Engine, restart: impl AsyncFnOnce()) {
-    let mut before = connect(engine).await;
-    carry(&mut before, &[subscribe("restart"), publish("restart", "1")]).await;
-    assert_eq!(receive(&mut before).await, "1");
-    restart().await;
-    within("the link's end", before.inbound.receive()).await.unwrap_err();
-    within("an error", until_it_fails(&mut before)).await;
-    let mut after = within("a new link", until_connected(engine)).await;
-    carry(&mut after, &[subscribe("restart"), publish("restart", "2")]).await;
-    assert_eq!(receive(&mut after).await, "2");
+/// Both halves of a link end with the engine.
+pub(crate) async fn a_link_ends_with_its_engine(engine: &dyn Engine, kill: impl FnOnce()) {
+    let mut link = connect(engine).await;
+    carry(&mut link, &[subscribe("restart"), publish("restart", "1")]).await;
+    assert_eq!(receive(&mut link).await, "1");
+    kill();
+    within("the link's end", link.inbound.receive()).await.unwrap_err();
+    within("an error", until_it_fails(&mut link)).await;
+}
+
+/// The next link works once the engine is back.
+pub(crate) async fn the_next_link_works(engine: &dyn Engine) {
+    let mut link = within("a new link", until_connected(engine)).await;
+    carry(&mut link, &[subscribe("restart"), publish("restart", "2")]).await;
+    assert_eq!(receive(&mut link).await, "2");
 }
 
 /// What is on its way when the engine goes may be taken without a word.

@@ -43,9 +43,8 @@ impl EngineServer {
         self.process.wait().unwrap();
     }
 
-    /// Starts it anew on the same port.
-    pub(crate) async fn restart(&mut self) {
-        self.kill();
+    /// Starts it anew on the same port, when it was killed.
+    pub(crate) async fn revive(&mut self) {
         let command = (self.start)(self.port, self.folder.to_str().unwrap());
         self.process = spawn(command, self.port).await;
     }

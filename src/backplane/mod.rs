@@ -17,6 +17,8 @@ mod health;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod inbox;
 mod interest;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;

@@ -247,7 +247,9 @@ mod tests {
         let mut server = nats("").await;
         let engine = engine(&format!("nats://127.0.0.1:{}", server.port)).unwrap();
         engine_contract::holds(&engine).await;
-        engine_contract::survives_a_restart(&engine, async || server.restart().await).await;
+        engine_contract::a_link_ends_with_its_engine(&engine, || server.kill()).await;
+        server.revive().await;
+        engine_contract::the_next_link_works(&engine).await;
     }
 
     #[tokio::test]
