@@ -28,6 +28,11 @@ pub(crate) struct BackplaneFlags {
     #[arg(long, env = "HUBNERITE_BACKPLANE_GRACE", value_name = "DURATION", default_value = "5s")]
     #[arg(value_parser = parse_duration)]
     backplane_grace: Duration,
+
+    /// With a Redis Cluster: publish to one shard, and not to all of its servers
+    #[cfg(feature = "redis")]
+    #[arg(long, env = "HUBNERITE_REDIS_SHARDED", requires = "backplane")]
+    redis_sharded: bool,
 }
 
 /// A URL that nobody is shown: there may be a password in it. What is wrong with it is said later,
@@ -50,10 +55,19 @@ impl BackplaneFlags {
     /// Joins the server with others, if there are any.
     pub(crate) fn join(&self, server: Server) -> Result<Server, Error> {
         let Some(url) = &self.backplane else { return Ok(server) };
-        let backplane = Backplane::new(&url.0)?
+        let backplane = self
+            .engine(&url.0)?
             .prefix(&self.backplane_prefix)?
             .buffer(self.backplane_buffer)
             .grace(self.backplane_grace);
         Ok(server.backplane(backplane))
+    }
+
+    fn engine(&self, url: &str) -> Result<Backplane, Error> {
+        #[cfg(feature = "redis")]
+        if self.redis_sharded {
+            return Backplane::sharded(url);
+        }
+        Backplane::new(url)
     }
 }

@@ -26,6 +26,7 @@ pub(crate) struct Host {
 
 impl Host {
     /// For those who take both in one text.
+    #[cfg(any(feature = "kafka", test))]
     pub(crate) fn with_port(&self, default: u16) -> String {
         let port = self.port.unwrap_or(default);
         Self { name: self.name.clone(), port: Some(port) }.to_string()

@@ -3,6 +3,10 @@
 //! The nodes share an engine that exists already. It carries bytes by subject and knows nothing of
 //! hubs; what the bytes say, and who has to hear it, is decided here.
 
+#[cfg_attr(
+    not(any(feature = "kafka", feature = "nats", feature = "redis")),
+    allow(dead_code, reason = "it is for engines")
+)]
 mod address;
 mod cluster;
 mod delivery;
@@ -11,6 +15,7 @@ mod engine;
 #[cfg(test)]
 mod engine_contract;
 #[cfg(test)]
+#[path = "../../tests/support/engine.rs"]
 mod engine_server;
 mod envelope;
 mod health;
@@ -33,7 +38,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::memory::Memory;
 pub(crate) use self::node::Node;
-use self::{driver::Driver, engine::Engine};
+#[cfg(feature = "redis")]
+use self::redis::{Channels, RedisEngine};
+use self::{address::EngineUrl, driver::Driver, engine::Engine};
 use crate::{error::Error, hub::Hub, relay::Relay};
 
 /// What joins a server with others: an engine, and how much patience there is with it.
@@ -64,14 +71,33 @@ impl Backplane {
     /// How long the engine may carry nothing. Default 5 s.
     pub const GRACE: Duration = Duration::from_secs(5);
 
-    /// An engine by its URL: `redis://`, `rediss://`, `nats://` or `kafka://`, each in a build with
-    /// the cargo feature of that name.
+    /// An engine by its URL, in a build with the cargo feature of its name; each may have several
+    /// hosts, with commas between them:
+    ///
+    /// - `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, `rediss://` with TLS, and
+    ///   `redis+sentinel://` or `rediss+sentinel://[USER:PASSWORD@]SENTINEL[:PORT]/SERVICE`,
+    /// - `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT]`, `tls://` to insist on TLS,
+    /// - `kafka://[USER:PASSWORD@]HOST[:PORT]/TOPIC`.
     ///
     /// # Errors
     /// [`Error::Backplane`] if the URL makes no sense, or its engine is not built in. It does not
     /// repeat the URL, which may have a password in it.
     pub fn new(url: &str) -> Result<Self, Error> {
         engine_of(url).map(Self::on).map_err(|reason| Error::Backplane { reason })
+    }
+
+    /// A Redis Cluster whose channels are sharded: a message passes only the servers of the shard
+    /// that its channel belongs to. What one sender says to several groups may then arrive in
+    /// another order; what it says to one does not.
+    ///
+    /// # Errors
+    /// [`Error::Backplane`] like [`Backplane::new`], and unless it is `redis://` or `rediss://`.
+    #[cfg(feature = "redis")]
+    pub fn sharded(url: &str) -> Result<Self, Error> {
+        let sharded = |url: EngineUrl| RedisEngine::new(&url, Channels::Sharded);
+        let engine = url.parse().and_then(sharded);
+        let engine = engine.map_err(|rule| Error::Backplane { reason: rule.to_owned() })?;
+        Ok(Self::on(Arc::new(engine)))
     }
 
     /// An engine in this process.
@@ -130,17 +156,28 @@ impl Backplane {
 
 /// The engine that a URL means.
 fn engine_of(url: &str) -> Result<Arc<dyn Engine>, String> {
-    let Some((scheme, _)) = url.split_once("://") else {
-        return Err("the URL must begin with redis://, rediss://, nats:// or kafka://".to_owned());
-    };
-    let feature = match scheme {
-        "redis" | "rediss" => "redis",
-        "nats" | "kafka" => scheme,
-        _ => {
-            return Err("the URL must begin with redis://, rediss://, nats:// or kafka://".into());
+    let url: EngineUrl = url.parse()?;
+    match url.scheme.as_str() {
+        #[cfg(feature = "kafka")]
+        "kafka" => Ok(Arc::new(kafka::KafkaEngine::new(&url)?)),
+        #[cfg(feature = "nats")]
+        "nats" | "tls" => Ok(Arc::new(nats::NatsEngine::new(url)?)),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "redis+sentinel" | "rediss+sentinel" => {
+            Ok(Arc::new(RedisEngine::new(&url, Channels::Ordinary)?))
         }
+        scheme => Err(no_engine(scheme)),
+    }
+}
+
+fn no_engine(scheme: &str) -> String {
+    let feature = match scheme {
+        "redis" | "rediss" | "redis+sentinel" | "rediss+sentinel" => "redis",
+        "nats" | "tls" => "nats",
+        "kafka" => "kafka",
+        _ => return "the URL must begin with redis://, rediss://, nats:// or kafka://".to_owned(),
     };
-    Err(format!("this build has no {feature}: it needs the cargo feature {feature}"))
+    format!("this build has no {feature}: it needs the cargo feature {feature}")
 }
 
 impl fmt::Debug for Backplane {
@@ -155,9 +192,14 @@ mod tests {
 
     #[test]
     fn a_url_that_means_no_engine_is_refused_and_not_repeated() {
-        for url in ["", "redis", "http://user:secret@host", "memory://"] {
+        for (url, rule) in [
+            ("", "expected SCHEME://HOST"),
+            ("secret", "expected SCHEME://HOST"),
+            ("http://user:secret@host", "must begin with redis://"),
+            ("redis://user:secret@host:x", "a port is a number"),
+        ] {
             let error = Backplane::new(url).unwrap_err().to_string();
-            assert!(error.contains("must begin with redis://"), "{error}");
+            assert!(error.contains(rule), "{error}");
             assert!(!error.contains("secret"), "{error}");
         }
     }

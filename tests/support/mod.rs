@@ -11,6 +11,8 @@
 mod backend;
 mod client;
 mod daemon;
+#[cfg(feature = "backplane")]
+mod engine;
 mod frames;
 mod http;
 mod json;
@@ -29,6 +31,8 @@ use std::{
 pub use backend::{Backend, Heard, Reply, handler_at, raw_backend, reply, status};
 pub use client::{WebSocket, close_of, connect, connect_with, next_message, send};
 pub use daemon::{Daemon, Failed, hubnerite};
+#[cfg(feature = "backplane")]
+pub use engine::{EngineServer, command, free_port};
 pub use frames::{ClientFrame, LengthForm, ServerFrame};
 pub use http::{ACCEPT, HttpAnswer, KEY, plain, upgrade, upgrade_with};
 pub use json::{JsonClient, ack, disconnected, expect_failure};

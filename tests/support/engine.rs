@@ -1,4 +1,5 @@
-//! A real engine for a test: a process of its own, on a port of its own.
+//! A real engine for a test: a process of its own, on a port of its own. The crate's own tests
+//! use it too.
 
 use std::{
     fs,
@@ -6,19 +7,20 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{net::TcpStream, time::interval};
 
-use super::engine_contract::within;
+/// How long it may take to start.
+const START: Duration = Duration::from_secs(20);
 
 /// Starts a server on a port, with a folder for its files.
 type Start = Box<dyn Fn(u16, &str) -> Command + Send>;
 
 /// A server that runs. Dropped, it is killed.
-pub(crate) struct EngineServer {
-    pub(crate) port: u16,
+pub struct EngineServer {
+    pub port: u16,
     folder: PathBuf,
     start: Start,
     process: Child,
@@ -26,7 +28,7 @@ pub(crate) struct EngineServer {
 
 impl EngineServer {
     /// Starts it and waits until it takes connections.
-    pub(crate) async fn start(start: impl Fn(u16, &str) -> Command + Send + 'static) -> Self {
+    pub async fn start(start: impl Fn(u16, &str) -> Command + Send + 'static) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name =
             format!("hubnerite-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -38,19 +40,19 @@ impl EngineServer {
     }
 
     /// Ends it, without a word to anybody.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
     /// Starts it anew on the same port, when it was killed.
-    pub(crate) async fn revive(&mut self) {
+    pub async fn revive(&mut self) {
         let command = (self.start)(self.port, self.folder.to_str().unwrap());
         self.process = spawn(command, self.port).await;
     }
 
     /// `STOP` and `CONT`: it keeps its connections and says nothing.
-    pub(crate) fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let id = self.process.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
     }
@@ -66,12 +68,12 @@ impl Drop for EngineServer {
 }
 
 /// A port that nobody listens on.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// A command, its flags one after another in a line.
-pub(crate) fn command(program: &str, flags: &str) -> Command {
+pub fn command(program: &str, flags: &str) -> Command {
     let mut command = Command::new(program);
     command.args(flags.split_whitespace());
     command
@@ -81,12 +83,10 @@ async fn spawn(mut command: Command, port: u16) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let program = command.get_program().to_string_lossy().into_owned();
     let process = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
-    within(&program, async {
-        let mut again = interval(Duration::from_millis(10));
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
-            again.tick().await;
-        }
-    })
-    .await;
+    let (since, mut again) = (Instant::now(), interval(Duration::from_millis(10)));
+    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+        assert!(since.elapsed() < START, "{program} takes no connections");
+        again.tick().await;
+    }
     process
 }
