@@ -37,6 +37,10 @@ pub(super) struct Cluster {
 #[derive(Debug, Default)]
 struct State {
     others: HashMap<NodeId, Other>,
+    /// Those that were there when the engine was lost, and were not heard since.
+    missed: HashSet<NodeId>,
+    /// After that nobody waits for them.
+    missed_until: Option<Instant>,
     questions: HashMap<u64, Question>,
     last_question: u64,
     /// Whether this node has said goodbye.
@@ -88,7 +92,31 @@ impl Cluster {
     /// A node has said that it is there; `true` if that is news.
     pub(super) fn hear(&self, node: NodeId, process: NodeId, now: Instant) -> bool {
         let other = Other { process, heard_at: now };
-        self.lock().others.insert(node, other).is_none()
+        let mut state = self.lock();
+        state.missed.remove(&node);
+        state.others.insert(node, other).is_none()
+    }
+
+    /// The engine is lost: the others lose it too, and may come back later than this node.
+    pub(super) fn lose(&self, now: Instant) {
+        let mut state = self.lock();
+        if state.missed_until.take_if(|until| *until < now).is_some() {
+            state.missed.clear();
+        }
+        let others: Vec<_> = state.others.keys().copied().collect();
+        state.missed.extend(others);
+    }
+
+    /// There is an engine again; `true` if the others are waited for.
+    pub(super) fn wait_until(&self, until: Instant) -> bool {
+        let mut state = self.lock();
+        state.missed_until = Some(until);
+        !state.missed.is_empty()
+    }
+
+    /// Whether all are there that were there before the engine was lost.
+    pub(super) fn is_complete(&self) -> bool {
+        self.lock().missed.is_empty()
     }
 
     /// This node has said goodbye: it does not come back.
@@ -104,6 +132,7 @@ impl Cluster {
     pub(super) fn forget(&self, node: NodeId) {
         let mut state = self.lock();
         state.others.remove(&node);
+        state.missed.remove(&node);
         state.questions.values_mut().for_each(|question| question.give_up(node));
     }
 
@@ -241,6 +270,24 @@ mod tests {
         assert_eq!(cluster.expire(start + SILENCE), 1);
         assert_eq!(cluster.audience(None).nodes, HashSet::from([one]));
         assert_eq!(cluster.expire(start + SILENCE * 2), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_were_there_are_missed_for_a_while() {
+        let (one, other) = (NodeId::random(), NodeId::random());
+        let (cluster, start) = (heard(&[one, other]), Instant::now());
+        assert!(cluster.is_complete() && !cluster.wait_until(start), "nothing was lost");
+        cluster.lose(start);
+        assert!(cluster.wait_until(start + SILENCE) && !cluster.is_complete());
+        cluster.hear(one, one, start);
+        assert!(!cluster.is_complete());
+        cluster.forget(other);
+        assert!(cluster.is_complete());
+        cluster.lose(start);
+        assert!(cluster.wait_until(start + SILENCE), "one is there again");
+        cluster.expire(start + SILENCE);
+        cluster.lose(start + SILENCE * 2);
+        assert!(!cluster.wait_until(start + SILENCE * 3), "it has not come back");
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,7 +31,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Others lose an engine when we do, and their pauses may be longer than ours: what waited for it
-/// is carried once they have had the time to come back.
+/// is carried once they are back, or have had the time for it.
 const RETURN: Duration = LONGEST_PAUSE.saturating_add(PULSE);
 
 /// How often it is said that an engine cannot be reached.
@@ -54,9 +54,7 @@ impl Driver {
             let error = match self.connect().await {
                 Ok(link) => {
                     log::info!("backplane: joined by {}", self.engine.address());
-                    if self.node.counters.connected.get() > 0 {
-                        self.node.outbox.hold(Instant::now() + RETURN);
-                    }
+                    self.node.wait_for_others(Instant::now() + RETURN);
                     self.node.counters.connected.add(1);
                     let error = self.work(link, &mut delivery).await;
                     self.node.counters.lost.add(1);

@@ -228,6 +228,14 @@ impl Node {
     pub(super) fn lose(&self) {
         self.interest().unsettle();
         self.health.lose();
+        self.cluster.lose(Instant::now());
+    }
+
+    /// There is an engine again. Messages wait for those who were there before, until then.
+    pub(super) fn wait_for_others(&self, until: Instant) {
+        if self.cluster.wait_until(until) {
+            self.outbox.hold(until);
+        }
     }
 
     /// Unsubscribes what nobody hears any more.

@@ -65,6 +65,9 @@ impl Node {
                 if self.cluster.hear(from, process, Instant::now()) && !self.cluster.is_left() {
                     self.tell(To::Node(from), &text(&here()));
                 }
+                if self.cluster.is_complete() {
+                    self.outbox.release();
+                }
             }
             Note::Gone => self.cluster.forget(from),
             Note::Ask { id, hub: name, ask } => self.reply(&hub.named(&name), from, id, &ask),

@@ -72,6 +72,13 @@ impl Outbox {
         self.lock().held_until = Some(until);
     }
 
+    /// Keeps messages no longer.
+    pub(super) fn release(&self) {
+        if self.lock().held_until.take().is_some() {
+            self.filled.notify_one();
+        }
+    }
+
     /// Takes what is to be carried next, as soon as there is something. Cancel safe.
     pub(super) async fn take(&self, batch: &mut Batch) {
         loop {
@@ -216,6 +223,12 @@ mod tests {
         batch.clear();
         outbox.take(&mut batch).await;
         assert_eq!((batch.messages(), start.elapsed()), (1, hold));
+        batch.clear();
+        outbox.hold(start + hold * 2);
+        outbox.push(message(1), None);
+        outbox.release();
+        outbox.take(&mut batch).await;
+        assert_eq!((batch.messages(), start.elapsed()), (1, hold), "it is not held any more");
     }
 
     #[tokio::test]
