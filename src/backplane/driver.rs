@@ -50,15 +50,18 @@ impl Driver {
         let mut delivery = Delivery::new(Arc::clone(&self.node), self.hub.clone());
         let (mut failures, mut logged_at) = (0, None::<Instant>);
         loop {
-            let since = Instant::now();
             let error = match self.connect().await {
                 Ok(link) => {
                     log::info!("backplane: joined by {}", self.engine.address());
                     self.node.wait_for_others(Instant::now() + RETURN);
                     self.node.counters.connected.add(1);
+                    let joined_at = Instant::now();
                     let error = self.work(link, &mut delivery).await;
                     self.node.counters.lost.add(1);
                     logged_at = None;
+                    if joined_at.elapsed() > LONGEST_PAUSE {
+                        failures = 0;
+                    }
                     error
                 }
                 Err(error) => error,
@@ -68,9 +71,8 @@ impl Driver {
                 log::warn!("backplane: {} is lost: {error}", self.engine.address());
                 logged_at = Some(Instant::now());
             }
-            // One that carried something for a while is tried again at once.
-            failures = if since.elapsed() > LONGEST_PAUSE { 0 } else { failures + 1 };
             sleep(pause(failures)).await;
+            failures += 1;
         }
     }
 

@@ -17,8 +17,8 @@ use crate::frame::Kind;
 /// The only version there is.
 const VERSION: u8 = 1;
 
-/// The longest header line: a thousand excluded connections, or payloads of a batch.
-const MAX_HEADER: usize = 64 << 10;
+/// The longest header line: as many excluded connections as a URL can name, or a batch's payloads.
+const MAX_HEADER: usize = 128 << 10;
 
 /// The header line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -117,7 +117,7 @@ impl<'a> Envelope<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let line = bytes.iter().take(MAX_HEADER).position(|byte| *byte == b'\n');
         let line =
-            line.ok_or_else(|| Malformed::rule("the header is one line of at most 64 KiB"))?;
+            line.ok_or_else(|| Malformed::rule("the header is one line of at most 128 KiB"))?;
         let (line, rest) = (&bytes[..line], &bytes[line + 1..]);
         let header: Header<'a> =
             serde_json::from_slice(line).map_err(|error| Malformed(error.to_string()))?;

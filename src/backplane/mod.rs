@@ -133,7 +133,8 @@ impl Backplane {
         self
     }
 
-    /// After how long without a sign of life the server is no longer ready, and connects anew.
+    /// After how long without a sign of life the server is no longer ready, and connects anew: 2 s
+    /// at least.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;

@@ -43,6 +43,9 @@ use crate::{
 /// What a header takes at most, unless names are very long; and each further payload in it.
 const HEADER: usize = 512;
 
+/// It is looked at every second.
+const SHORTEST_GRACE: Duration = Duration::from_secs(2);
+
 /// Digits and a comma.
 const PER_PAYLOAD: usize = 12;
 
@@ -113,7 +116,7 @@ impl Node {
             id: NodeId::next(),
             prefix: prefix.to_owned(),
             outbox: Outbox::default(),
-            health: Health::new(grace),
+            health: Health::new(grace.max(SHORTEST_GRACE)),
             counters,
             cluster: Cluster::default(),
             interest: Mutex::default(),
@@ -132,8 +135,10 @@ impl Node {
     /// Waits until nothing waits for the engine any more, or for the deadline.
     pub(crate) async fn flush(&self, deadline: Instant) {
         let all = u32::try_from(self.buffer_size).unwrap_or(u32::MAX);
-        // It is never closed; and what is not carried by then is told by its number.
-        let _ = timeout_at(deadline, self.buffer.acquire_many(all)).await;
+        if timeout_at(deadline, self.buffer.acquire_many(all)).await.is_err() {
+            let bytes = self.buffer_size - self.buffer.available_permits();
+            log::warn!("backplane: {bytes} bytes of messages were not carried to other nodes");
+        }
     }
 
     /// Says something to all nodes, or to one, before all that waits. It is lost if there is no
@@ -226,7 +231,10 @@ impl Node {
 
     /// There is no engine.
     pub(super) fn lose(&self) {
-        self.interest().unsettle();
+        let mut interest = self.interest();
+        self.outbox.close();
+        interest.unsettle();
+        drop(interest);
         self.health.lose();
         self.cluster.lose(Instant::now());
     }

@@ -94,12 +94,16 @@ impl Outbox {
         }
     }
 
-    /// The engine is gone, and has perhaps not carried these: they come first on the next. What is
-    /// no message is for the engine that is gone.
-    pub(super) fn put_back(&self, mut batch: Batch) {
+    /// There is no engine any more. What is no message was for that one.
+    pub(super) fn close(&self) {
         let mut queue = self.lock();
         queue.is_open = false;
         queue.first.clear();
+    }
+
+    /// An engine has perhaps not carried these: they come first on the next.
+    pub(super) fn put_back(&self, mut batch: Batch) {
+        let mut queue = self.lock();
         while let (Some(room), Some(message)) = (batch.rooms.pop_back(), batch.commands.pop()) {
             queue.messages.push_front((message, room));
         }
@@ -205,7 +209,9 @@ mod tests {
         outbox.push(message(2), None);
         outbox.take(&mut batch).await;
         outbox.push(message(3), None);
+        outbox.push_first(Command::Subscribe(Subject::nodes("p")));
         outbox.put_back(std::mem::take(&mut batch));
+        outbox.close();
         outbox.take(&mut batch).await;
         assert_eq!(batch.commands, [message(1), message(2), message(3)]);
     }

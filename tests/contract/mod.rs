@@ -59,6 +59,7 @@ macro_rules! contract {
             what_makes_no_sense_is_counted_and_harms_nothing
             a_restarted_engine_joins_all_again_and_a_gap_is_told_once
             an_engine_that_hangs_is_noticed_and_used_again
+            what_a_node_has_accepted_before_it_stops_arrives
             what_is_accepted_while_there_is_no_engine_arrives_and_the_rest_is_refused
         }
     };
@@ -409,6 +410,26 @@ pub async fn an_engine_that_hangs_is_noticed_and_used_again<B: Bench>() {
     }
     assert_eq!((gaps, messages), (1, 1));
     ben.expect_nothing().await;
+}
+
+pub async fn what_a_node_has_accepted_before_it_stops_arrives<B: Bench>() {
+    const COUNT: u64 = 1000;
+    let (_bench, one, other) = two::<B>().await;
+    let (mut ann, mut ben) = (one.user("ann").await, other.user("ben").await);
+    ben.join("lobby", 1).await;
+    for number in 0..COUNT {
+        let message = to_group("lobby", number);
+        ann.send(&message).await;
+    }
+    // What is behind them is answered: they are accepted.
+    ann.expect_nothing().await;
+    drop(ann);
+    let (Node { server, .. }, heard) = (one, async {
+        for number in 0..COUNT {
+            expect(&mut ben, json!({"data": number})).await;
+        }
+    });
+    tokio::join!(server.stop(), heard);
 }
 
 pub async fn what_is_accepted_while_there_is_no_engine_arrives_and_the_rest_is_refused<B: Bench>() {
