@@ -138,6 +138,17 @@ mod tests {
     }
 
     #[test]
+    fn half_a_page_says_that_there_is_more() {
+        let mut half = page("abcde", 9);
+        assert!(half.halve());
+        assert_eq!(half, Page { entries: vec!["a".into(), "b".into()], more: true });
+        assert!(half.halve() && !half.halve(), "one is left");
+        assert_eq!(half.entries, ["a"]);
+        let mut nobody = page("", 9);
+        assert!(!nobody.halve() && !nobody.more);
+    }
+
+    #[test]
     fn it_does_not_matter_who_answers_first_nor_where_parts_are_cut() {
         let (all, limit) = ("abcdefghijkl", 4);
         for cuts in 0..3_usize.pow(12) / 7 {
