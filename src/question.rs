@@ -108,6 +108,20 @@ pub(crate) struct Counted {
 /// What other nodes are asked, and what they answer.
 #[cfg(feature = "backplane")]
 impl Ask {
+    /// Whether it changes something: then it has a place among the messages, for those who are asked
+    /// to close hear first what was said to them before.
+    pub(crate) fn is_change(&self) -> bool {
+        match self {
+            Self::Find { .. } | Self::Members { .. } | Self::Connections { .. } | Self::Count => {
+                false
+            }
+            Self::Permission { change, .. } => *change != Change::Look,
+            Self::Close { .. } | Self::Replace { .. } | Self::Join { .. } | Self::Leave { .. } => {
+                true
+            }
+        }
+    }
+
     /// Whether no node can add anything to this answer: a connection is on one, and who is
     /// somewhere is there.
     pub(crate) fn is_settled_by(&self, answer: &Answer) -> bool {

@@ -216,14 +216,14 @@ async fn who_is_closed_on_another_node_has_heard_what_was_said_before() {
     let [mut one, other] = Node::several(&engine, &Config::default()).await;
     let mut ann = other.server.user("ann").await;
     engine.pause();
-    for turn in 0..100 {
+    for turn in 0..500 {
         let path = "/api/hubs/default/users/ann/:send";
         assert_eq!(one.caller.call("POST", path, TEXT, &turn.to_string()).await.status, 202);
     }
     let answer = one.call("POST", "/users/ann/:closeConnections").await;
     assert_eq!((answer.status, silent(&answer)), (204, Some("1")));
     engine.start();
-    for turn in 0..100 {
+    for turn in 0..500 {
         assert_eq!(ann.next().await["data"], turn.to_string());
     }
     assert_eq!(ann.next().await["event"], "disconnected");

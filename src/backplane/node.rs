@@ -152,7 +152,7 @@ impl Node {
     /// The same, behind all that waits, and in its room.
     ///
     /// # Errors
-    /// If there is none, or no single message may be so large.
+    /// If there is no room or no engine, or no single message may be so large.
     pub(super) fn tell_in_order(&self, to: To<'_>, payload: &[u8]) -> Result<(), Unreached> {
         let subject = self.subject_for(&to);
         self.tell_those(subject, to, payload)
@@ -174,8 +174,8 @@ impl Node {
         }
         let bytes = self.seal_note(self.next_id(), to, payload);
         let room = self.room(bytes.len())?;
-        self.outbox.push(Command::Publish(subject, bytes), Some(room));
-        Ok(())
+        let is_taken = self.outbox.push_question(Command::Publish(subject, bytes), room);
+        if is_taken { Ok(()) } else { Err(Unreached) }
     }
 
     fn subject_for(&self, to: &To<'_>) -> Subject {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     hub::Hub,
     question::{Answer, Ask, Newest, Told},
-    relay,
+    relay::{self, Unreached},
 };
 
 /// How long others may take to answer.
@@ -123,9 +123,7 @@ impl Node {
         let room = if self.is_ready() { self.cluster.room(deadline).await } else { None };
         let Some(room) = room else { return self.partial(own, count) };
         let asking = self.cluster.begin(room, ask.clone(), own.clone(), nodes);
-        let note = Note::Ask { id: Some(asking.id), hub: hub.to_owned(), ask };
-        // In order: those who are asked to close hear first what was said to them before.
-        if self.tell_in_order(to, &text(&note)).is_err() {
+        if self.put(to, asking.id, hub, ask).is_err() {
             return self.partial(own, count);
         }
         match asking.told(deadline).await {
@@ -133,6 +131,20 @@ impl Node {
             Some(Told { answer, silent }) => self.partial(answer, silent),
             None => self.partial(own, count),
         }
+    }
+
+    /// Looking at something waits behind no message, and for no node that is to come back.
+    fn put(&self, to: To<'_>, id: u64, hub: &str, ask: Ask) -> Result<(), Unreached> {
+        let is_change = ask.is_change();
+        let note = text(&Note::Ask { id: Some(id), hub: hub.to_owned(), ask });
+        if is_change {
+            return self.tell_in_order(to, &note);
+        }
+        if !self.fits(note.len()) {
+            return Err(Unreached);
+        }
+        self.tell(to, &note);
+        Ok(())
     }
 
     /// Not all have answered.

@@ -33,7 +33,7 @@ struct Queue {
     first: VecDeque<Command>,
     is_open: bool,
     /// The room is given back with the last part of a message.
-    messages: VecDeque<(Command, Option<Room>)>,
+    messages: VecDeque<(Command, Waits)>,
     /// Until then messages stay where they are.
     held_until: Option<Instant>,
 }
@@ -43,7 +43,16 @@ struct Queue {
 pub(super) struct Batch {
     pub(super) commands: Vec<Command>,
     /// Of the messages among them, which stand last.
-    rooms: VecDeque<Option<Room>>,
+    waits: VecDeque<Waits>,
+}
+
+/// What waits, with the room that it takes.
+#[derive(Debug)]
+enum Waits {
+    /// Part of a message, which outlasts an engine.
+    Message(#[expect(dead_code, reason = "held until it is dropped")] Option<Room>),
+    /// A question, whose answer nobody waits for any more when there is an engine again.
+    Question(#[expect(dead_code, reason = "held until it is dropped")] Room),
 }
 
 impl Outbox {
@@ -63,8 +72,20 @@ impl Outbox {
     }
 
     pub(super) fn push(&self, command: Command, room: Option<Room>) {
-        self.lock().messages.push_back((command, room));
+        self.lock().messages.push_back((command, Waits::Message(room)));
         self.filled.notify_one();
+    }
+
+    /// Behind all messages; `false` if there is no engine.
+    pub(super) fn push_question(&self, command: Command, room: Room) -> bool {
+        let mut queue = self.lock();
+        let is_open = queue.is_open;
+        if is_open {
+            queue.messages.push_back((command, Waits::Question(room)));
+            drop(queue);
+            self.filled.notify_one();
+        }
+        is_open
     }
 
     /// Keeps messages until then: those for whom they are may not listen yet.
@@ -99,13 +120,16 @@ impl Outbox {
         let mut queue = self.lock();
         queue.is_open = false;
         queue.first.clear();
+        queue.messages.retain(|(_, waits)| matches!(waits, Waits::Message(_)));
     }
 
-    /// An engine has perhaps not carried these: they come first on the next.
+    /// An engine has perhaps not carried these: the messages among them come first on the next.
     pub(super) fn put_back(&self, mut batch: Batch) {
         let mut queue = self.lock();
-        while let (Some(room), Some(message)) = (batch.rooms.pop_back(), batch.commands.pop()) {
-            queue.messages.push_front((message, room));
+        while let (Some(waits), Some(command)) = (batch.waits.pop_back(), batch.commands.pop()) {
+            if matches!(waits, Waits::Message(_)) {
+                queue.messages.push_front((command, waits));
+            }
         }
     }
 
@@ -126,12 +150,12 @@ impl Queue {
         let (mut bytes, mut count) = (0, 0);
         while bytes < MAX_BATCH_BYTES
             && count < MAX_BATCH
-            && let Some((message, room)) = self.messages.pop_front()
+            && let Some((message, waits)) = self.messages.pop_front()
         {
             bytes += message.len();
             count += 1;
             batch.commands.push(message);
-            batch.rooms.push_back(room);
+            batch.waits.push_back(waits);
         }
         None
     }
@@ -141,12 +165,12 @@ impl Batch {
     /// The engine has carried them.
     pub(super) fn clear(&mut self) {
         self.commands.clear();
-        self.rooms.clear();
+        self.waits.clear();
     }
 
     /// How many of them are messages of clients.
     pub(super) fn messages(&self) -> usize {
-        self.rooms.len()
+        self.waits.len()
     }
 
     /// Takes out the messages that are larger than `limit`; how many there were.
@@ -154,13 +178,13 @@ impl Batch {
         if self.commands.iter().all(|command| command.len() <= limit) {
             return 0;
         }
-        let first = self.commands.len() - self.rooms.len();
-        let messages = self.commands.split_off(first).into_iter().zip(self.rooms.drain(..));
+        let first = self.commands.len() - self.waits.len();
+        let messages = self.commands.split_off(first).into_iter().zip(self.waits.drain(..));
         let (kept, dropped): (Vec<_>, Vec<_>) =
             messages.partition(|(message, _)| message.len() <= limit);
-        for (message, room) in kept {
+        for (message, waits) in kept {
             self.commands.push(message);
-            self.rooms.push_back(room);
+            self.waits.push_back(waits);
         }
         dropped.len()
     }
@@ -178,7 +202,9 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
+
+    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::backplane::subject::Subject;
@@ -235,6 +261,26 @@ mod tests {
         outbox.release();
         outbox.take(&mut batch).await;
         assert_eq!((batch.messages(), start.elapsed()), (1, hold), "it is not held any more");
+    }
+
+    #[tokio::test]
+    async fn a_question_keeps_its_place_and_does_not_outlast_the_engine() {
+        let rooms = Arc::new(Semaphore::new(2));
+        let room = || Arc::clone(&rooms).try_acquire_owned().unwrap();
+        let (outbox, mut batch) = (Outbox::default(), Batch::default());
+        assert!(!outbox.push_question(message(7), room()), "there is no engine");
+        outbox.open();
+        outbox.push(message(1), None);
+        assert!(outbox.push_question(message(7), room()));
+        outbox.push(message(2), None);
+        outbox.take(&mut batch).await;
+        assert_eq!(batch.commands, [message(1), message(7), message(2)]);
+        assert!(outbox.push_question(message(8), room()));
+        outbox.put_back(std::mem::take(&mut batch));
+        outbox.close();
+        assert_eq!(rooms.available_permits(), 2, "their room is free again");
+        outbox.take(&mut batch).await;
+        assert_eq!(batch.commands, [message(1), message(2)]);
     }
 
     #[tokio::test]
