@@ -144,7 +144,7 @@ impl Cluster {
     }
 
     /// Who may have an answer. To ask for a connection of this process, nobody else is needed.
-    pub(super) fn audience(&self, process: Option<NodeId>) -> Audience {
+    pub(super) fn audience(&self, process: Option<NodeId>, now: Instant) -> Audience {
         let state = self.lock();
         if let Some(process) = process {
             let of = |(node, other): (&NodeId, &Other)| (other.process == process).then_some(*node);
@@ -154,7 +154,12 @@ impl Cluster {
                 return Audience { to: To::Node(process), nodes };
             }
         }
-        Audience { to: To::Nodes(Yes), nodes: state.others.keys().copied().collect() }
+        let mut nodes: HashSet<_> = state.others.keys().copied().collect();
+        if state.missed_until.is_none_or(|until| now < until) {
+            // They may not listen yet, and then they are silent.
+            nodes.extend(&state.missed);
+        }
+        Audience { to: To::Nodes(Yes), nodes }
     }
 
     /// Waits until there is room for one more question; `None` if there is none by then.
@@ -258,7 +263,7 @@ mod tests {
 
     async fn begin(cluster: &Cluster, ask: Ask, own: Answer) -> Asking<'_> {
         let room = cluster.room(Instant::now() + DEADLINE).await.unwrap();
-        cluster.begin(room, ask, own, cluster.audience(None).nodes)
+        cluster.begin(room, ask, own, cluster.audience(None, Instant::now()).nodes)
     }
 
     #[tokio::test(start_paused = true)]
@@ -268,7 +273,7 @@ mod tests {
         let start = Instant::now();
         assert!(!cluster.hear(one, one, start + SILENCE / 2), "it is known");
         assert_eq!(cluster.expire(start + SILENCE), 1);
-        assert_eq!(cluster.audience(None).nodes, HashSet::from([one]));
+        assert_eq!(cluster.audience(None, Instant::now()).nodes, HashSet::from([one]));
         assert_eq!(cluster.expire(start + SILENCE * 2), 0);
     }
 
@@ -284,10 +289,13 @@ mod tests {
         cluster.forget(other);
         assert!(cluster.is_complete());
         cluster.lose(start);
-        assert!(cluster.wait_until(start + SILENCE), "one is there again");
+        assert!(cluster.wait_until(start + SILENCE * 2), "one is there again");
         cluster.expire(start + SILENCE);
-        cluster.lose(start + SILENCE * 2);
-        assert!(!cluster.wait_until(start + SILENCE * 3), "it has not come back");
+        let asked = |now| cluster.audience(None, now).nodes;
+        assert_eq!(asked(start + SILENCE), HashSet::from([one]), "it may have an answer");
+        assert_eq!(asked(start + SILENCE * 2), HashSet::new(), "nobody waits for it any more");
+        cluster.lose(start + SILENCE * 3);
+        assert!(!cluster.wait_until(start + SILENCE * 4), "it has not come back");
     }
 
     #[tokio::test(start_paused = true)]
@@ -355,10 +363,10 @@ mod tests {
         let cluster = Cluster::default();
         cluster.hear(node, process, Instant::now());
         cluster.hear(NodeId::random(), NodeId::random(), Instant::now());
-        let there = cluster.audience(Some(process));
+        let there = cluster.audience(Some(process), Instant::now());
         assert_eq!((there.to, there.nodes), (To::Node(process), HashSet::from([node])));
-        let unknown = cluster.audience(Some(NodeId::random()));
+        let unknown = cluster.audience(Some(NodeId::random()), Instant::now());
         assert_eq!((unknown.to, unknown.nodes.len()), (To::Nodes(Yes), 2));
-        assert!(cluster.audience(Some(NodeId::of_process())).nodes.is_empty());
+        assert!(cluster.audience(Some(NodeId::of_process()), Instant::now()).nodes.is_empty());
     }
 }

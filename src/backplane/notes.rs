@@ -113,7 +113,7 @@ impl Node {
             // It is done, or it is for a connection of a name that none can have.
             return Told { answer: own, silent: 0 };
         }
-        let Audience { to, nodes } = self.cluster.audience(process.flatten());
+        let Audience { to, nodes } = self.cluster.audience(process.flatten(), Instant::now());
         let is_ours = to == To::Node(NodeId::of_process());
         if nodes.is_empty() && (is_ours || self.is_ready()) {
             return Told { answer: own, silent: 0 };
