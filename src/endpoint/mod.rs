@@ -1,6 +1,8 @@
 //! The endpoints of the daemon.
 
+mod outbox;
 mod plain;
+mod speaker;
 mod user;
 
 use tokio_tungstenite::tungstenite::http::StatusCode;
