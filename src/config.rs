@@ -98,7 +98,9 @@ pub enum Expiry {
     Close,
 }
 
-/// What happens when a user who is connected connects again.
+/// What happens when a user who is connected connects again, to any node. Which of two connections
+/// to two nodes is newer, their clocks say; with [`Reject`](Self::Reject), who comes to both in one
+/// moment is let in twice. While the engine that joins the nodes is away, each has its own users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum SameUser {
     /// Both stay; messages to the user reach both.

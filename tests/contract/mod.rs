@@ -4,12 +4,15 @@
 
 #![allow(unreachable_pub, reason = "a module of many crates")]
 
+mod answers;
+
 use std::{net::SocketAddr, time::Duration};
 
 use hubnerite::{AccessKeys, Address, Backplane, BackplaneCounters, Config, Listener, Sharing};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+pub use self::answers::*;
 use crate::support::{
     DEADLINE, JsonClient, TestServer, ack, connect, eventually, eventually_within, expect_failure,
     next_message, plain,
@@ -61,6 +64,16 @@ macro_rules! contract {
             an_engine_that_hangs_is_noticed_and_used_again
             what_a_node_has_accepted_before_it_stops_arrives
             what_is_accepted_while_there_is_no_engine_arrives_and_the_rest_is_refused
+            every_node_knows_who_is_there
+            a_list_comes_in_pages_that_name_everybody_once_whatever_their_node
+            a_backend_acts_on_connections_of_another_node
+            who_is_closed_on_another_node_has_heard_what_was_said_before
+            nobody_is_not_found_only_where_no_node_has_them
+            a_user_who_connects_to_another_node_is_replaced
+            a_user_who_is_on_another_node_is_taken
+            a_node_that_is_silent_is_told_of_and_then_gone_with_its_users
+            a_node_that_stops_says_goodbye
+            without_an_engine_a_node_answers_for_itself_and_says_so
         }
     };
     (@ $bench:ty [$($ignore:meta)?]) => {};

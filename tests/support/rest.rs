@@ -20,19 +20,11 @@ pub const SECOND_KEY: &str = "the-key-that-is-to-follow-it-soon";
 
 /// The daemon's routes and its control port, and where that is.
 pub async fn start_with_control(config: Config) -> (TestServer, SocketAddr) {
-    start_with_control_and(config, |server| server).await
-}
-
-/// The same, and what else the server is to have.
-pub async fn start_with_control_and(
-    config: Config,
-    more: impl FnOnce(Server) -> Server,
-) -> (TestServer, SocketAddr) {
     let keys = AccessKeys::new([KEY, SECOND_KEY].map(str::to_owned).to_vec()).unwrap();
     let anywhere: Address = "127.0.0.1:0".parse().unwrap();
     let listener = Listener::bind(&anywhere, Sharing::Exclusive).await.unwrap();
     let address = listener.local_address().parse().unwrap();
-    let routes = |server: Server| more(server.daemon_routes().control(keys, vec![listener]));
+    let routes = |server: Server| server.daemon_routes().control(keys, vec![listener]);
     (TestServer::start_with(config, routes).await, address)
 }
 

@@ -1,52 +1,41 @@
 //! What several nodes know of each other's connections: the calls of the REST API, and
 //! acknowledgements, are right whichever node is asked.
 
-#![cfg(feature = "backplane")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
-#![allow(missing_docs, reason = "the names are the statements")]
-
-mod support;
-
 use std::{
     net::SocketAddr,
     sync::mpsc,
     time::{Duration, Instant},
 };
 
-use hubnerite::{Backplane, Config, Memory, SameUser};
+use hubnerite::{Backplane, Config, SameUser};
 use serde_json::{Value, json};
 use tokio::runtime;
 
-use support::{
-    DEADLINE, HttpAnswer, JsonClient, TestServer, ack, eventually, expect_failure,
-    rest::{Caller, start_with_control_and},
+use super::{Bench, Node, RETURN};
+use crate::support::{
+    HttpAnswer, JsonClient, TestServer, ack, eventually, expect_failure, rest::Caller, upgrade,
     within,
 };
 
 const TEXT: &str = "text/plain";
 
 /// One of several servers, and a backend that asks it.
-struct Node {
+struct Asked {
     server: TestServer,
     caller: Caller,
 }
 
-impl Node {
-    async fn start(engine: &Memory, config: Config) -> Self {
-        let backplane = Backplane::over(engine);
-        let (server, control) =
-            start_with_control_and(config, |server| server.backplane(backplane)).await;
-        let round_trips = &server.hub.metrics().backplane.round_trips;
-        let back = || round_trips.buckets().any(|(_, count)| count > 0);
-        eventually("a message to itself comes back", true, back).await;
+impl Asked {
+    async fn start(config: Config, backplane: Backplane) -> Self {
+        let Node { server, control } = Node::start(config, backplane).await;
         Self { server, caller: Caller::connect(control).await }
     }
 
     /// Several, each of which knows all others.
-    async fn several<const N: usize>(engine: &Memory, config: &Config) -> [Self; N] {
+    async fn several<const N: usize>(bench: &impl Bench, config: &Config) -> [Self; N] {
         let mut nodes = Vec::new();
         for _ in 0..N {
-            nodes.push(Self::start(engine, config.clone()).await);
+            nodes.push(Self::start(config.clone(), bench.backplane()).await);
         }
         for node in &mut nodes {
             node.expect_nodes(N as u64).await;
@@ -91,7 +80,7 @@ impl Node {
             if found == expected {
                 return;
             }
-            assert!(since.elapsed() < DEADLINE, "{what}: {found:?} instead of {expected:?}");
+            assert!(since.elapsed() < RETURN, "{what}: {found:?} instead of {expected:?}");
         }
     }
 }
@@ -104,10 +93,9 @@ fn silent(answer: &HttpAnswer) -> Option<&str> {
     answer.header("x-hubnerite-silent-nodes")
 }
 
-#[tokio::test]
-async fn every_node_knows_who_is_there() {
-    let engine = Memory::default();
-    let [mut one, mut other, third] = Node::several(&engine, &Config::default()).await;
+pub async fn every_node_knows_who_is_there<B: Bench>() {
+    let bench = B::start().await;
+    let [mut one, mut other, third] = Asked::several(&bench, &Config::default()).await;
     let mut ann = third.server.user("ann").await;
     ann.join("lobby", 1).await;
     let paths =
@@ -131,10 +119,9 @@ async fn every_node_knows_who_is_there() {
     }
 }
 
-#[tokio::test]
-async fn a_list_comes_in_pages_that_name_everybody_once_whatever_their_node() {
-    let engine = Memory::default();
-    let nodes: [Node; 3] = Node::several(&engine, &Config::default()).await;
+pub async fn a_list_comes_in_pages_that_name_everybody_once_whatever_their_node<B: Bench>() {
+    let bench = B::start().await;
+    let nodes: [Asked; 3] = Asked::several(&bench, &Config::default()).await;
     let mut members = Vec::new();
     for turn in 0..8 {
         let mut member = nodes[turn % 3].server.user(&format!("user{turn}")).await;
@@ -164,11 +151,10 @@ async fn a_list_comes_in_pages_that_name_everybody_once_whatever_their_node() {
     }
 }
 
-#[tokio::test]
-async fn a_backend_acts_on_connections_of_another_node() {
-    let engine = Memory::default();
+pub async fn a_backend_acts_on_connections_of_another_node<B: Bench>() {
+    let bench = B::start().await;
     let config = Config { max_groups: 2, ..Config::default() };
-    let [mut one, other] = Node::several(&engine, &config).await;
+    let [mut one, other] = Asked::several(&bench, &config).await;
     let mut ann = other.server.user("ann").await;
     let ann_path = format!("connections/{}", id(&ann));
     assert_eq!(one.status("PUT", &format!("/groups/lobby/{ann_path}")).await, 200);
@@ -210,29 +196,27 @@ async fn a_backend_acts_on_connections_of_another_node() {
     assert_eq!(ben.close().await.0, 1000);
 }
 
-#[tokio::test]
-async fn who_is_closed_on_another_node_has_heard_what_was_said_before() {
-    let engine = Memory::default();
-    let [mut one, other] = Node::several(&engine, &Config::default()).await;
+pub async fn who_is_closed_on_another_node_has_heard_what_was_said_before<B: Bench>() {
+    let bench = B::start().await;
+    let [mut one, other] = Asked::several(&bench, &Config::default()).await;
     let mut ann = other.server.user("ann").await;
-    engine.pause();
+    bench.pause();
     for turn in 0..500 {
         let path = "/api/hubs/default/users/ann/:send";
         assert_eq!(one.caller.call("POST", path, TEXT, &turn.to_string()).await.status, 202);
     }
     let answer = one.call("POST", "/users/ann/:closeConnections").await;
     assert_eq!((answer.status, silent(&answer)), (204, Some("1")));
-    engine.start();
+    bench.resume();
     for turn in 0..500 {
         assert_eq!(ann.next().await["data"], turn.to_string());
     }
     assert_eq!(ann.next().await["event"], "disconnected");
 }
 
-#[tokio::test]
-async fn nobody_is_not_found_only_where_no_node_has_them() {
-    let engine = Memory::default();
-    let [one, other] = Node::several(&engine, &Config::default()).await;
+pub async fn nobody_is_not_found_only_where_no_node_has_them<B: Bench>() {
+    let bench = B::start().await;
+    let [one, other] = Asked::several(&bench, &Config::default()).await;
     let (mut ann, mut ben) = (one.server.user("ann").await, other.server.user("ben").await);
     let to = |name: &str, ack_id: u64| json!({"type": "sendToUser", "user": name, "data": ack_id, "ackId": ack_id});
     assert_eq!(ann.ask(&to("ben", 1)).await, ack(1));
@@ -248,11 +232,10 @@ async fn nobody_is_not_found_only_where_no_node_has_them() {
     assert_eq!(ben.next().await["data"], 4);
 }
 
-#[tokio::test]
-async fn a_user_who_connects_to_another_node_is_replaced() {
-    let engine = Memory::default();
+pub async fn a_user_who_connects_to_another_node_is_replaced<B: Bench>() {
+    let bench = B::start().await;
     let config = Config { same_user: SameUser::Replace, ..Config::default() };
-    let [one, other] = Node::several(&engine, &config).await;
+    let [one, other] = Asked::several(&bench, &config).await;
     let mut first = one.server.user("ann").await;
     let mut last = other.server.user("ann").await;
     first.next().await;
@@ -270,15 +253,14 @@ async fn a_user_who_connects_to_another_node_is_replaced() {
     drop((all, last));
 }
 
-#[tokio::test]
-async fn a_user_who_is_on_another_node_is_taken() {
-    let engine = Memory::default();
+pub async fn a_user_who_is_on_another_node_is_taken<B: Bench>() {
+    let bench = B::start().await;
     let config = Config { same_user: SameUser::Reject, ..Config::default() };
-    let [one, other] = Node::several(&engine, &config).await;
+    let [one, other] = Asked::several(&bench, &config).await;
     let ann = one.server.user("ann").await;
-    let request = support::upgrade("/ws/ann");
+    let request = upgrade("/ws/ann");
     assert_eq!(other.server.ask(&request).await.status, 409);
-    assert_eq!(other.server.ask(support::upgrade("/ws/ben")).await.status, 101);
+    assert_eq!(other.server.ask(upgrade("/ws/ben")).await.status, 101);
     drop(ann);
 }
 
@@ -290,8 +272,8 @@ struct Frozen {
 }
 
 impl Frozen {
-    async fn start(engine: &Memory) -> Self {
-        let (engine, (told, address)) = (engine.clone(), tokio::sync::oneshot::channel());
+    async fn start(backplane: Backplane) -> Self {
+        let (told, address) = tokio::sync::oneshot::channel();
         let (end, ended) = mpsc::channel();
         std::thread::spawn(move || {
             let runtime = runtime::Builder::new_multi_thread()
@@ -299,7 +281,7 @@ impl Frozen {
                 .enable_all()
                 .build()
                 .unwrap();
-            let node = runtime.block_on(Node::start(&engine, Config::default()));
+            let node = runtime.block_on(Asked::start(Config::default(), backplane));
             told.send((node.server.address, runtime.handle().clone())).unwrap();
             let _ = ended.recv();
             runtime.shutdown_background();
@@ -316,11 +298,10 @@ impl Frozen {
     }
 }
 
-#[tokio::test]
-async fn a_node_that_is_silent_is_told_of_and_then_gone_with_its_users() {
-    let engine = Memory::default();
-    let [mut one, mut other] = Node::several(&engine, &Config::default()).await;
-    let frozen = Frozen::start(&engine).await;
+pub async fn a_node_that_is_silent_is_told_of_and_then_gone_with_its_users<B: Bench>() {
+    let bench = B::start().await;
+    let [mut one, mut other] = Asked::several(&bench, &Config::default()).await;
+    let frozen = Frozen::start(bench.backplane()).await;
     one.expect_nodes(3).await;
     let ann = JsonClient::user(frozen.address, "ann").await;
     let mut ben = one.server.user("ben").await;
@@ -350,10 +331,9 @@ async fn a_node_that_is_silent_is_told_of_and_then_gone_with_its_users() {
     drop((ann, ben));
 }
 
-#[tokio::test]
-async fn a_node_that_stops_says_goodbye() {
-    let engine = Memory::default();
-    let [mut one, other, mut third] = Node::several(&engine, &Config::default()).await;
+pub async fn a_node_that_stops_says_goodbye<B: Bench>() {
+    let bench = B::start().await;
+    let [mut one, other, mut third] = Asked::several(&bench, &Config::default()).await;
     drop(other.caller);
     other.server.stop().await;
     let since = Instant::now();
@@ -362,12 +342,11 @@ async fn a_node_that_stops_says_goodbye() {
     assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
 }
 
-#[tokio::test]
-async fn without_an_engine_a_node_answers_for_itself_and_says_so() {
-    let engine = Memory::default();
-    let [mut one, _other] = Node::several(&engine, &Config::default()).await;
+pub async fn without_an_engine_a_node_answers_for_itself_and_says_so<B: Bench>() {
+    let mut bench = B::start().await;
+    let [mut one, _other] = Asked::several(&bench, &Config::default()).await;
     let mut ann = one.server.user("ann").await;
-    engine.stop();
+    bench.stop().await;
     one.until("a silent node", Some("1".to_owned()), async |node| {
         silent(&node.call("HEAD", "/users/ben").await).map(str::to_owned)
     })
@@ -377,7 +356,7 @@ async fn without_an_engine_a_node_answers_for_itself_and_says_so() {
     assert_eq!(one.status("PUT", "/users/ben/groups/g").await, 503);
     let to = json!({"type": "sendToUser", "user": "ben", "data": 1, "ackId": 1});
     expect_failure(&ann.ask(&to).await, Some(1), "InternalServerError", "nobody knows");
-    engine.start();
+    bench.restart().await;
     one.expect_nodes(2).await;
     assert_eq!(one.status("PUT", "/users/ben/groups/g").await, 404);
 }
