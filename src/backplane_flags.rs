@@ -52,15 +52,31 @@ fn parse_url(text: &str) -> Result<Url, Infallible> {
 }
 
 impl BackplaneFlags {
+    /// The rule that the flags break, if they do.
+    pub(crate) fn broken_rule(&self) -> Option<String> {
+        match self.backplane()?.err()? {
+            Error::Backplane { reason } => Some(reason),
+            other => Some(other.to_string()),
+        }
+    }
+
     /// Joins the server with others, if there are any.
     pub(crate) fn join(&self, server: Server) -> Result<Server, Error> {
-        let Some(url) = &self.backplane else { return Ok(server) };
-        let backplane = self
-            .engine(&url.0)?
-            .prefix(&self.backplane_prefix)?
-            .buffer(self.backplane_buffer)
-            .grace(self.backplane_grace);
-        Ok(server.backplane(backplane))
+        match self.backplane() {
+            Some(backplane) => Ok(server.backplane(backplane?)),
+            None => Ok(server),
+        }
+    }
+
+    fn backplane(&self) -> Option<Result<Backplane, Error>> {
+        let url = self.backplane.as_ref()?;
+        let backplane =
+            self.engine(&url.0).and_then(|backplane| backplane.prefix(&self.backplane_prefix));
+        Some(
+            backplane.map(|backplane| {
+                backplane.buffer(self.backplane_buffer).grace(self.backplane_grace)
+            }),
+        )
     }
 
     fn engine(&self, url: &str) -> Result<Backplane, Error> {

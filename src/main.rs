@@ -207,6 +207,10 @@ fn main() -> ExitCode {
     if let Some(rule) = flags.events.broken_rule() {
         refuse(ErrorKind::ValueValidation, &format!("--event-handler: {rule}"));
     }
+    #[cfg(feature = "backplane")]
+    if let Some(rule) = flags.backplane.broken_rule() {
+        refuse(ErrorKind::ValueValidation, &format!("--backplane: {rule}"));
+    }
     match start(flags) {
         Ok(code) => code,
         Err(error) => {

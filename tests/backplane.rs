@@ -6,9 +6,11 @@
 mod contract;
 mod support;
 
-use hubnerite::{Backplane, Memory};
+use hubnerite::{Backplane, Config, Memory};
+use support::{Failed, connect, next_message};
+use tokio_tungstenite::tungstenite::Message;
 
-use crate::contract::Bench;
+use crate::contract::{Bench, Node};
 
 struct InMemory(Memory);
 
@@ -43,3 +45,36 @@ impl Bench for InMemory {
 }
 
 contract!(InMemory);
+
+#[tokio::test]
+async fn a_wrong_flag_is_named_and_a_password_is_not_repeated() {
+    for (flags, rule) in [
+        (&["--backplane=http://ann:secret@host"][..], "--backplane: the URL must begin with"),
+        (&["--backplane=redis://ann:secret@"], "--backplane: "),
+        (
+            &["--backplane=redis://ann:secret@host", "--backplane-prefix=a.secret"],
+            "--backplane: the prefix must be",
+        ),
+    ] {
+        let ended = Failed::of(flags).await;
+        assert_eq!(ended.code, Some(2), "{flags:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(rule), "{flags:?}: {}", ended.stderr);
+        assert!(!ended.stderr.contains("secret"), "{flags:?}: {}", ended.stderr);
+    }
+}
+
+/// What an engine could not carry is not left to it.
+#[tokio::test]
+async fn a_message_that_is_larger_than_the_engine_takes_reaches_those_who_are_here() {
+    let engine = Memory::default();
+    let start = || Node::start(Config::default(), Backplane::over(&engine));
+    let (one, other) = (start().await, start().await);
+    let mut ann = connect(one.server.address, "/client/hubs/default").await;
+    let mut ben = connect(other.server.address, "/client/hubs/default").await;
+    let sent = one.server.hub.send_to_all(vec![7; Memory::MAX_MESSAGE]);
+    assert_eq!((sent.recipients, sent.unreached), (1, true));
+    assert_eq!(next_message(&mut ann).await.len(), Memory::MAX_MESSAGE);
+    assert!(!one.server.hub.send_to_all("smaller").unreached);
+    assert_eq!(next_message(&mut ben).await, Message::text("smaller"));
+    assert_eq!((one.counters().refused.get(), one.counters().lost.get()), (1, 0));
+}

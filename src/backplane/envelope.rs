@@ -22,7 +22,7 @@ const MAX_HEADER: usize = 128 << 10;
 
 /// The header line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Header<'a> {
+pub(crate) struct Header<'a> {
     #[serde(rename = "v")]
     version: u8,
     /// Where it comes from; `None` if no node has said it.
@@ -49,7 +49,7 @@ pub(super) struct Header<'a> {
 /// Whom it is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum To<'a> {
+pub(crate) enum To<'a> {
     All(Yes),
     Group(#[serde(borrow)] Cow<'a, str>),
     User(#[serde(borrow)] Cow<'a, str>),
@@ -64,18 +64,18 @@ pub(super) enum To<'a> {
 
 /// What stands where nothing else is to be said: `true`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Yes;
+pub(crate) struct Yes;
 
 /// One whole message.
 #[derive(Debug)]
-pub(super) struct Envelope<'a> {
-    pub(super) header: Header<'a>,
-    pub(super) payloads: Vec<&'a [u8]>,
+pub(crate) struct Envelope<'a> {
+    pub(crate) header: Header<'a>,
+    pub(crate) payloads: Vec<&'a [u8]>,
 }
 
 /// Why a message of an engine is none of ours.
 #[derive(Debug)]
-pub(super) struct Malformed(String);
+pub(crate) struct Malformed(String);
 
 impl Malformed {
     pub(super) fn rule(rule: &str) -> Self {
@@ -99,7 +99,7 @@ impl<'a> Header<'a> {
     }
 
     /// The whole message.
-    pub(super) fn seal(&mut self, payloads: &[&[u8]]) -> Bytes {
+    pub(crate) fn seal(&mut self, payloads: &[&[u8]]) -> Bytes {
         self.lengths.clear();
         self.lengths.extend(payloads.iter().map(|payload| payload.len()));
         let mut bytes = Vec::with_capacity(256 + self.lengths.iter().sum::<usize>());
@@ -114,7 +114,7 @@ impl<'a> Header<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let line = bytes.iter().take(MAX_HEADER).position(|byte| *byte == b'\n');
         let line =
             line.ok_or_else(|| Malformed::rule("the header is one line of at most 128 KiB"))?;

@@ -36,6 +36,8 @@ mod subject;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::envelope::Envelope;
 pub use self::memory::Memory;
 pub(crate) use self::node::Node;
 #[cfg(feature = "redis")]

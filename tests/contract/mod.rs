@@ -473,6 +473,7 @@ pub async fn what_is_accepted_while_there_is_no_engine_arrives_and_the_rest_is_r
     assert!((100..300).contains(&accepted.len()), "{} were accepted", accepted.len());
     assert_eq!(one.counters().refused.get(), COUNT - accepted.len() as u64);
     assert_eq!(one.send("default/:send", "text/plain", &text).await, 503);
+    assert!(one.server.hub.send_to_group("nobody", text.as_str()).unreached);
     bench.restart().await;
     assert_eq!(ben.next_within(RETURN).await, json!({"type": "system", "event": "gap"}));
     for number in &accepted {

@@ -408,6 +408,24 @@ mod jwt {
     }
 }
 
+// ---- What comes through a backplane.
+
+/// Without a backplane nothing comes through one.
+#[cfg(not(feature = "backplane"))]
+pub fn envelope(_: &[u8]) {}
+
+/// An envelope that makes sense still says the same once it is written anew.
+#[cfg(feature = "backplane")]
+pub fn envelope(bytes: &[u8]) {
+    use crate::backplane::Envelope;
+
+    let Ok(Envelope { mut header, payloads }) = Envelope::parse(bytes) else { return };
+    let said = format!("{header:?}");
+    let again = header.seal(&payloads);
+    let again = Envelope::parse(&again).unwrap_or_else(|error| panic!("{said}: {error}"));
+    assert_eq!((format!("{:?}", again.header), again.payloads), (said, payloads));
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
@@ -455,6 +473,11 @@ mod tests {
     #[test]
     fn streams_of_the_seeds_mean_the_same_however_they_are_cut() {
         run_seeds("wire", super::wire);
+    }
+
+    #[test]
+    fn envelopes_of_the_seeds_say_the_same_when_they_are_written_anew() {
+        run_seeds("envelope", super::envelope);
     }
 
     #[test]

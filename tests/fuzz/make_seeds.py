@@ -104,3 +104,17 @@ write("token", "elsewhere", sign(header, claims | {"aud": ["http://h/client/hubs
 write("token", "groups", sign(header, claims | {"webpubsub.group": ["a", "b"], "role": "x"}))
 write("token", "unsigned", b"\x00eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIiwiZXhwIjo0MTAyNDQ0ODAwfQ.")
 write("token", "nonsense", b"\x00...")
+
+message = b'{"type":"message","from":"server","dataType":"text","data":"hello"}'
+envelopes = {
+    "backend": ({"v": 1, "to": {"group": "lobby"}}, [message]),
+    "node": ({"v": 1, "node": "3ea79122b96c1aa9", "id": 7, "hub": "chat", "to": {"user": "b\n\u00e4"}}, [message, b"", message]),
+    "users": ({"v": 1, "to": {"users": ["a", "b"]}, "kind": "text"}, [b"hello"]),
+    "all": ({"v": 1, "to": {"all": True}, "kind": "binary", "excluded": ["x"], "filter": "userId eq 'a'"}, [b"\xff\n"]),
+    "connection": ({"v": 1, "to": {"connection": "3ea79122b96c1aa90000000000000001"}}, []),
+    "utf8": ({"v": 1, "to": {"nodes": True}}, [b"\xed\xa0\x80"]),
+}
+for name, (header, payloads) in envelopes.items():
+    header["lengths"] = [len(payload) for payload in payloads]
+    write("envelope", name, json.dumps(header).encode() + b"\n" + b"".join(payloads))
+write("envelope", "huge", b'{"v":1,"to":{"all":true},"lengths":[18446744073709551615,1]}\nx')
