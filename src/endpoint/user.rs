@@ -4,14 +4,14 @@ use super::speaker;
 use crate::{
     auth::{Identity, Rejection, Request},
     connection::Connection,
-    frame::{Form, Message},
+    frame::Form,
     handler::Seat,
     member::Member,
     protocol,
     route::Params,
 };
 #[cfg(feature = "control")]
-use crate::{close::CloseReason, events::NotRaised, protocol::DataType};
+use crate::{close::CloseReason, events::NotRaised, frame::Message, protocol::DataType};
 
 /// The seat of `/ws/{user_id}`: the named user of the default hub, and nobody else's.
 pub(super) fn named_seat(
