@@ -1,6 +1,9 @@
 //! A real engine for a test: a process of its own, on a port of its own. The crate's own tests
 //! use it too.
 
+#![allow(dead_code, reason = "each user uses a part of this")]
+#![allow(unreachable_pub, reason = "a module of many crates, each with a face of its own")]
+
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
