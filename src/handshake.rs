@@ -300,7 +300,7 @@ async fn refuse_taken(offer: &Offer, server: &Shared) -> Result<(), Rejection> {
     let Some((seat, user)) = seat.and_then(|seat| Some((seat, seat.user.as_deref()?))) else {
         return Ok(());
     };
-    if server.hub.named(&seat.hub).is_taken_elsewhere(user).await {
+    if server.hub.named(&seat.hub).is_taken(user).await {
         return Err(Rejection::new(409, UserTaken.to_string()));
     }
     Ok(())

@@ -30,9 +30,9 @@ impl Hub {
         told
     }
 
-    /// Whether other nodes say, or may say, that this user is connected and must not be once more.
+    /// Whether a node says that this user is connected, who must not be connected once more.
     #[cfg(feature = "backplane")]
-    pub(crate) async fn is_taken_elsewhere(&self, user: &str) -> bool {
+    pub(crate) async fn is_taken(&self, user: &str) -> bool {
         if self.shared.same_user != SameUser::Reject || !self.is_joined() {
             return false;
         }
