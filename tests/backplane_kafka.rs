@@ -51,7 +51,7 @@ impl Bench for Kafka {
     }
 
     fn pause(&self) {
-        self.0.broker_round_trip_time(BROKER, Duration::from_secs(60)).unwrap();
+        self.0.broker_round_trip_time(BROKER, Duration::from_mins(1)).unwrap();
     }
 
     fn resume(&self) {

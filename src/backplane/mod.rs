@@ -15,6 +15,7 @@ mod engine;
 #[cfg(test)]
 mod engine_contract;
 #[cfg(test)]
+#[allow(dead_code, unreachable_pub, reason = "a module of many crates")]
 #[path = "../../tests/support/engine.rs"]
 mod engine_server;
 mod envelope;

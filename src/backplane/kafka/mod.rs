@@ -10,7 +10,10 @@ mod topic;
 use std::{
     collections::HashSet,
     io,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -37,6 +40,8 @@ pub(crate) struct KafkaEngine {
     address: String,
     config: ClientConfig,
     topic: Arc<str>,
+    /// Above this a message was not taken. It would not be on the next link either, and the next.
+    limit: Arc<AtomicUsize>,
 }
 
 impl KafkaEngine {
@@ -53,7 +58,8 @@ impl KafkaEngine {
             return Err("expected the topic behind the hosts: letters, digits, dots, - and _");
         }
         let topic = url.path.as_str().into();
-        Ok(Self { address: url.to_string(), config: client::config(url)?, topic })
+        let limit = Arc::new(AtomicUsize::new(usize::MAX));
+        Ok(Self { address: url.to_string(), config: client::config(url)?, topic, limit })
     }
 
     async fn link(&self) -> io::Result<Link> {
@@ -64,7 +70,8 @@ impl KafkaEngine {
             producer: Apart::new(producer),
             topic: Arc::clone(&self.topic),
             subscribed: Arc::clone(&subscribed),
-            max_message,
+            max_message: max_message.min(self.limit.load(Ordering::Relaxed)),
+            limit: Arc::clone(&self.limit),
         };
         let inbound = KafkaInbound { consumer: Apart::new(consumer), subscribed };
         Ok(Link { outbound: Box::new(outbound), inbound: Box::new(inbound) })
@@ -89,6 +96,7 @@ struct KafkaOutbound {
     topic: Arc<str>,
     subscribed: Subscribed,
     max_message: usize,
+    limit: Arc<AtomicUsize>,
 }
 
 impl Outbound for KafkaOutbound {
@@ -129,9 +137,15 @@ impl KafkaOutbound {
     ) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
         let record = FutureRecord::to(&self.topic).key(subject.as_str()).payload(&message[..]);
         let delivery = self.producer.send_result(record).map_err(|(error, _)| failed(error))?;
-        Ok(async {
+        let (length, limit) = (message.len(), Arc::clone(&self.limit));
+        Ok(async move {
             let delivered = delivery.await.map_err(io::Error::other)?;
-            delivered.map(|_| ()).map_err(|(error, _)| failed(error))
+            delivered.map(|_| ()).map_err(|(error, _)| {
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+                    limit.fetch_min(topic::less_than(length), Ordering::Relaxed);
+                }
+                failed(error)
+            })
         })
     }
 
@@ -294,6 +308,18 @@ mod tests {
         let refusal = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
         cluster.request_errors(rdkafka::types::RDKafkaApiKey::Produce, &[refusal; 10]);
         within("an error", link.outbound.carry(&[publish("a", "1")])).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn what_the_topic_does_not_take_is_known_on_the_next_link() {
+        let (cluster, engine) = mock(1, 1);
+        let mut link = connect(&engine).await;
+        assert!(link.outbound.max_message() > 8 << 20);
+        let refusal = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+        cluster.request_errors(rdkafka::types::RDKafkaApiKey::Produce, &[refusal]);
+        let large = publish("a", vec![0; 2 << 20]);
+        within("an error", link.outbound.carry(&[large])).await.unwrap_err();
+        assert_eq!(connect(&engine).await.outbound.max_message(), 1_048_588 - 1024);
     }
 
     #[tokio::test]

@@ -28,6 +28,11 @@ const USUAL_MAX_BYTES: usize = 1_048_588;
 /// words are short.
 const OVERHEAD: usize = 1 << 10;
 
+/// The largest message that a topic takes which did not take one of this length.
+pub(super) fn less_than(length: usize) -> usize {
+    (USUAL_MAX_BYTES - OVERHEAD).min(length.saturating_sub(1))
+}
+
 /// A consumer that reads on from where the topic ends now, and the largest message.
 pub(super) async fn join(
     config: &ClientConfig,
@@ -62,10 +67,9 @@ fn read_from_the_end(
     Ok(consumer)
 }
 
-/// A message that the topic does not take would fail again and again. Where it may not be asked,
-/// it is taken for a usual one.
+/// Where the topic may not be asked, the first message that it does not take tells.
 async fn max_message(config: &ClientConfig, topic: &str) -> usize {
-    let largest = asked_max_bytes(config, topic).await.unwrap_or(USUAL_MAX_BYTES);
+    let largest = asked_max_bytes(config, topic).await.unwrap_or(MAX_MESSAGE);
     largest.min(MAX_MESSAGE).saturating_sub(OVERHEAD)
 }
 
