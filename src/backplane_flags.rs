@@ -3,7 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use clap::builder::NonEmptyStringValueParser;
-use hubnerite::{Backplane, Error, Server, parse_duration, parse_size};
+use hubnerite::{Backplane, Error, EventHandler, EventStream, Server, parse_duration, parse_size};
 
 /// What joins the daemon with others.
 #[derive(Debug, clap::Args)]
@@ -33,6 +33,11 @@ pub(crate) struct BackplaneFlags {
     #[cfg(feature = "redis")]
     #[arg(long, env = "HUBNERITE_REDIS_SHARDED", requires = "backplane")]
     redis_sharded: bool,
+
+    /// Where user events are kept for backends, on the same engine: redis-stream:KEY or kafka:TOPIC
+    #[arg(long, env = "HUBNERITE_EVENTS_TO", value_name = "STREAM")]
+    #[arg(requires = "backplane", conflicts_with = "event_handler")]
+    events_to: Option<String>,
 }
 
 /// A URL that nobody is shown: there may be a password in it. What is wrong with it is said later,
@@ -52,31 +57,40 @@ fn parse_url(text: &str) -> Result<Url, Infallible> {
 }
 
 impl BackplaneFlags {
-    /// The rule that the flags break, if they do.
+    /// The flag that breaks a rule, and the rule, if one does.
     pub(crate) fn broken_rule(&self) -> Option<String> {
-        match self.backplane()?.err()? {
-            Error::Backplane { reason } => Some(reason),
-            other => Some(other.to_string()),
-        }
+        let (flag, error) = match self.backplane()? {
+            Err(error) => ("--backplane", error),
+            Ok(_) => ("--events-to", self.stream()?.err()?),
+        };
+        let rule = match error {
+            Error::Backplane { reason } | Error::EventStream { reason } => reason,
+            other => other.to_string(),
+        };
+        Some(format!("{flag}: {rule}"))
     }
 
-    /// Joins the server with others, if there are any.
+    /// Joins the server with others, and keeps events, as far as that is wanted.
     pub(crate) fn join(&self, server: Server) -> Result<Server, Error> {
-        match self.backplane() {
-            Some(backplane) => Ok(server.backplane(backplane?)),
+        let Some(backplane) = self.backplane() else { return Ok(server) };
+        let server = server.backplane(backplane?);
+        match self.stream() {
+            Some(stream) => server.event_handler(EventHandler::stream(stream?)),
             None => Ok(server),
         }
     }
 
     fn backplane(&self) -> Option<Result<Backplane, Error>> {
+        let engine = self.engine(&self.backplane.as_ref()?.0);
+        let engine = engine.and_then(|engine| engine.prefix(&self.backplane_prefix));
+        let patient =
+            |engine: Backplane| engine.buffer(self.backplane_buffer).grace(self.backplane_grace);
+        Some(engine.map(patient))
+    }
+
+    fn stream(&self) -> Option<Result<EventStream, Error>> {
         let url = self.backplane.as_ref()?;
-        let backplane =
-            self.engine(&url.0).and_then(|backplane| backplane.prefix(&self.backplane_prefix));
-        Some(
-            backplane.map(|backplane| {
-                backplane.buffer(self.backplane_buffer).grace(self.backplane_grace)
-            }),
-        )
+        Some(EventStream::new(&url.0, self.events_to.as_ref()?))
     }
 
     fn engine(&self, url: &str) -> Result<Backplane, Error> {

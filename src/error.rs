@@ -47,6 +47,13 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// Events cannot be kept; says what is wrong, never the URL.
+    #[cfg(feature = "backplane")]
+    #[error("cannot keep events: {reason}")]
+    EventStream {
+        /// What is wrong.
+        reason: String,
+    },
     /// Signals could not be listened for.
     #[error("cannot listen for signals: {0}")]
     Signal(#[source] io::Error),

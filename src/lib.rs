@@ -156,5 +156,6 @@ pub use crate::{
 #[cfg(feature = "backplane")]
 pub use crate::{
     backplane::{Backplane, Memory},
+    events::EventStream,
     metrics::BackplaneCounters,
 };

@@ -209,7 +209,7 @@ fn main() -> ExitCode {
     }
     #[cfg(feature = "backplane")]
     if let Some(rule) = flags.backplane.broken_rule() {
-        refuse(ErrorKind::ValueValidation, &format!("--backplane: {rule}"));
+        refuse(ErrorKind::ValueValidation, &rule);
     }
     match start(flags) {
         Ok(code) => code,

@@ -23,6 +23,7 @@ mod health;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod inbox;
 mod interest;
+pub(crate) mod journal;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod memory;

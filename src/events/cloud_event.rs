@@ -154,7 +154,7 @@ fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
 }
 
 /// The time in UTC (RFC 3339).
-fn now() -> String {
+pub(super) fn now() -> String {
     let now = OffsetDateTime::from(SystemTime::now());
     // It fails for years that have more than four digits.
     now.format(&Rfc3339).unwrap_or_default()

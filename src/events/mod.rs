@@ -8,14 +8,19 @@ mod client;
 mod cloud_event;
 mod connect;
 mod permission;
+#[cfg(feature = "backplane")]
+mod stream;
 mod upstream;
 mod url;
+mod webhook;
 mod worker;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
+#[cfg(feature = "backplane")]
+pub use self::stream::EventStream;
 pub use self::url::EventUrl;
 pub(crate) use self::{
     cloud_event::Source,
@@ -35,7 +40,7 @@ use crate::{error::Error, metrics::EventOutcome, server::Server};
 /// ```
 #[derive(Clone)]
 pub struct EventHandler {
-    url: EventUrl,
+    target: Target,
     events: Vec<String>,
     origin: Option<String>,
     access_keys: Vec<String>,
@@ -54,9 +59,21 @@ impl EventHandler {
     /// Takes all events.
     #[must_use]
     pub fn new(url: EventUrl) -> Self {
+        Self::of(Target::Url(url), &["connect", "connected", "disconnected", "*"])
+    }
+
+    /// Writes user events to a stream instead of sending them: one is acknowledged to its client
+    /// once it is kept, and nobody answers it.
+    #[cfg(feature = "backplane")]
+    #[must_use]
+    pub fn stream(stream: EventStream) -> Self {
+        Self::of(Target::Stream(stream), &["*"])
+    }
+
+    fn of(target: Target, events: &[&str]) -> Self {
         Self {
-            url,
-            events: ["connect", "connected", "disconnected", "*"].map(str::to_owned).into(),
+            target,
+            events: events.iter().copied().map(str::to_owned).collect(),
             origin: None,
             access_keys: Vec::new(),
             timeout: Self::TIMEOUT,
@@ -101,8 +118,9 @@ impl EventHandler {
         self
     }
 
+    /// Nobody answers from behind a stream, and it is for what users say.
     fn takes_system(&self, name: &str) -> bool {
-        self.events.iter().any(|taken| taken == name)
+        matches!(self.target, Target::Url(_)) && self.events.iter().any(|taken| taken == name)
     }
 
     /// A user event that is called like a system event is taken by `*` only.
@@ -116,8 +134,16 @@ impl EventHandler {
 impl std::fmt::Debug for EventHandler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("EventHandler");
-        debug.field("url", &self.url).field("events", &self.events).finish_non_exhaustive()
+        debug.field("target", &self.target).field("events", &self.events).finish_non_exhaustive()
     }
+}
+
+/// Where events go.
+#[derive(Debug, Clone)]
+enum Target {
+    Url(EventUrl),
+    #[cfg(feature = "backplane")]
+    Stream(EventStream),
 }
 
 impl Server {

@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue};
 
+#[cfg(feature = "backplane")]
+use super::EventStream;
 use super::{
-    EventHandler, Failure,
-    client::Client,
-    cloud_event::{self, Event, Signer, Source},
-    permission::{self, Permissions},
+    EventHandler, Failure, Target,
+    cloud_event::{Event, Source},
+    webhook::Webhook,
 };
 use crate::{
     error::Error,
@@ -36,18 +36,20 @@ const QUESTION_PAUSES: &[Duration] = &[Duration::from_millis(50), Duration::from
 const MAX_UNFINISHED: usize = 16 << 10;
 const MAX_UNFINISHED_BYTES: usize = 64 << 20;
 
-/// The text of a refusal that is passed on to whoever asked for a connection.
-const MAX_REASON: usize = 1 << 10;
-
 /// The event handler of a running server.
 pub(crate) struct Upstream {
     handler: EventHandler,
     hub: Hub,
-    client: Client,
-    signer: Signer,
-    permissions: Permissions,
+    backend: Backend,
     slots: Semaphore,
     unfinished: watch::Sender<Unfinished>,
+}
+
+/// Where events go.
+enum Backend {
+    Webhook(Box<Webhook>),
+    #[cfg(feature = "backplane")]
+    Stream(EventStream),
 }
 
 /// Events of connections that are not done with.
@@ -60,9 +62,11 @@ struct Unfinished {
 impl Upstream {
     pub(crate) fn new(handler: EventHandler, hub: Hub) -> Result<Self, Error> {
         Ok(Self {
-            client: Client::new(&handler.url)?,
-            signer: Signer::new(&handler.access_keys),
-            permissions: Permissions::default(),
+            backend: match &handler.target {
+                Target::Url(url) => Backend::Webhook(Box::new(Webhook::new(url, &handler)?)),
+                #[cfg(feature = "backplane")]
+                Target::Stream(stream) => Backend::Stream(stream.clone()),
+            },
             slots: Semaphore::new(handler.concurrency.get().min(Semaphore::MAX_PERMITS)),
             unfinished: watch::Sender::default(),
             hub,
@@ -176,65 +180,25 @@ impl Upstream {
         let exchange = async {
             // The semaphore is never closed.
             let _slot = self.slots.acquire().await;
-            self.ask_permission(&source.hub).await?;
-            let url = self.url(&source.hub, &event.name)?;
-            let request = cloud_event::request(url, self.origin(), &self.signer, source, event);
-            judge(self.client.send(request).await?)
+            match &self.backend {
+                Backend::Webhook(webhook) => webhook.ask(source, event).await,
+                #[cfg(feature = "backplane")]
+                Backend::Stream(stream) => {
+                    stream.keep(source, event).await.map(|()| Answer::default())
+                }
+            }
         };
         timeout(self.handler.timeout, exchange).await.unwrap_or(Err(Failure::TimedOut))
-    }
-
-    /// Half of the time that an event has, so that one that waits for it learns what came of it.
-    async fn ask_permission(&self, hub: &str) -> Result<(), Failure> {
-        let patience = self.handler.timeout / 2;
-        let asked = async {
-            timeout(patience, self.negotiate(hub)).await.unwrap_or(Err(Failure::TimedOut))
-        };
-        let target = if self.handler.url.names_hub() { hub } else { "" };
-        self.permissions.require(target, asked).await
-    }
-
-    async fn negotiate(&self, hub: &str) -> Result<(), Failure> {
-        // As published, `{event}` stands for `validate` here.
-        let url = self.url(hub, "validate")?;
-        let origin = self.origin();
-        let request: Request<Full<Bytes>> = cloud_event::permission_request(url, origin);
-        let answer = self.client.send(request).await?;
-        let allowed = answer.status().is_success() && permission::allows(answer.headers(), origin);
-        if allowed { Ok(()) } else { Err(Failure::NotAllowed) }
-    }
-
-    fn origin(&self) -> &str {
-        self.handler.origin.as_deref().unwrap_or("localhost")
-    }
-
-    fn url(&self, hub: &str, event: &str) -> Result<Uri, Failure> {
-        let too_long = Failure::Invalid("the event handler's address becomes too long");
-        self.handler.url.resolve(hub, event).ok_or(too_long)
     }
 }
 
 /// What the handler says to an event that it accepts.
+#[derive(Default)]
 pub(crate) struct Answer {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     /// What the connection carries round from now on, if that changes.
     pub(crate) state: Option<HeaderValue>,
-}
-
-fn judge(answer: Response<Bytes>) -> Result<Answer, Failure> {
-    let (head, body) = answer.into_parts();
-    let status = head.status;
-    if status.is_client_error() || status.is_server_error() {
-        let text = String::from_utf8(body.to_vec()).unwrap_or_default();
-        let is_short = text.len() <= MAX_REASON && !text.contains(char::is_control);
-        return Err(Failure::Refused(status, if is_short { text } else { String::new() }));
-    }
-    if !status.is_success() {
-        return Err(Failure::Invalid("the event handler answers neither yes nor no"));
-    }
-    let state = cloud_event::state_in(&head.headers).map_err(Failure::Invalid)?;
-    Ok(Answer { headers: head.headers, body, state })
 }
 
 /// A notice may be heard twice, a question may not.

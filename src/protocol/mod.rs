@@ -47,7 +47,7 @@ pub(crate) enum Action<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Payload<'a> {
     data_type: DataType,
-    data: &'a RawValue,
+    pub(crate) data: &'a RawValue,
 }
 
 /// What kind of value `data` is, and which media type it has outside of JSON.
@@ -324,7 +324,7 @@ impl DataType {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
             Self::Text => "text",

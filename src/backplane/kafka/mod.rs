@@ -5,6 +5,7 @@
 //! partition and keep their order; a topic with one partition keeps the order of all.
 
 mod client;
+mod journal;
 mod topic;
 
 use std::{
@@ -26,6 +27,7 @@ use rdkafka::{
 };
 
 use self::client::{Apart, Quiet};
+pub(crate) use self::journal::Log;
 use super::{
     address::EngineUrl,
     engine::{Command, Engine, Inbound, Io, Link, Outbound},
@@ -53,10 +55,7 @@ impl KafkaEngine {
         if url.scheme != "kafka" {
             return Err("expected kafka://");
         }
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if !(1..=249).contains(&url.path.len()) || !url.path.chars().all(is_plain) {
-            return Err("expected the topic behind the hosts: letters, digits, dots, - and _");
-        }
+        check_topic(&url.path)?;
         let topic = url.path.as_str().into();
         let limit = Arc::new(AtomicUsize::new(usize::MAX));
         Ok(Self { address: url.to_string(), config: client::config(url)?, topic, limit })
@@ -86,6 +85,14 @@ impl Engine for KafkaEngine {
     fn address(&self) -> &str {
         &self.address
     }
+}
+
+fn check_topic(topic: &str) -> Result<(), &'static str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if (1..=249).contains(&topic.len()) && topic.chars().all(is_plain) {
+        return Ok(());
+    }
+    Err("a topic has letters, digits, dots, - and _, and behind kafka://HOST/ there must be one")
 }
 
 /// Keys that are for this node.
@@ -248,10 +255,13 @@ mod tests {
     fn a_url_that_cannot_be_used_is_refused_with_the_rule() {
         for (url, rule) in [
             ("nats://a/b", "expected kafka://"),
-            ("kafka://a", "expected the topic behind the hosts: letters, digits, dots, - and _"),
+            (
+                "kafka://a",
+                "a topic has letters, digits, dots, - and _, and behind kafka://HOST/ there must be one",
+            ),
             (
                 "kafka://a/b/c",
-                "expected the topic behind the hosts: letters, digits, dots, - and _",
+                "a topic has letters, digits, dots, - and _, and behind kafka://HOST/ there must be one",
             ),
             ("kafka://me@a/b", "a user has a password, and a password has a user"),
         ] {

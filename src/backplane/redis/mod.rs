@@ -5,6 +5,7 @@
 
 mod servers;
 mod shards;
+mod stream;
 
 use std::{
     io,
@@ -18,6 +19,7 @@ use ::redis::{Pipeline, PushInfo, PushKind, RedisError, Value, aio::MultiplexedC
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 
+pub(crate) use self::stream::Stream;
 use self::{servers::Servers, shards::Slots};
 use super::{
     address::EngineUrl,
@@ -139,6 +141,11 @@ struct Listener {
 }
 
 impl Listener {
+    /// For a connection that nothing is published on.
+    fn deaf() -> Self {
+        Self { inbox: Inbox::new().0, unsubscribing: Arc::default() }
+    }
+
     fn hear(&self, push: PushInfo) -> Result<(), Ended> {
         let PushInfo { kind, mut data } = push;
         match kind {
