@@ -38,6 +38,10 @@ pub(crate) struct BackplaneFlags {
     #[arg(long, env = "HUBNERITE_EVENTS_TO", value_name = "STREAM")]
     #[arg(requires = "backplane", conflicts_with = "event_handler")]
     events_to: Option<String>,
+
+    /// Where backends leave messages to send, on the same engine: redis-stream:KEY or kafka:TOPIC
+    #[arg(long, env = "HUBNERITE_COMMANDS_FROM", value_name = "STREAM", requires = "backplane")]
+    commands_from: Option<String>,
 }
 
 /// A URL that nobody is shown: there may be a password in it. What is wrong with it is said later,
@@ -60,11 +64,14 @@ impl BackplaneFlags {
     /// The flag that breaks a rule, and the rule, if one does.
     pub(crate) fn broken_rule(&self) -> Option<String> {
         let (flag, error) = match self.backplane()? {
+            Err(error @ Error::Commands { .. }) => ("--commands-from", error),
             Err(error) => ("--backplane", error),
             Ok(_) => ("--events-to", self.stream()?.err()?),
         };
         let rule = match error {
-            Error::Backplane { reason } | Error::EventStream { reason } => reason,
+            Error::Backplane { reason }
+            | Error::Commands { reason }
+            | Error::EventStream { reason } => reason,
             other => other.to_string(),
         };
         Some(format!("{flag}: {rule}"))
@@ -81,8 +88,12 @@ impl BackplaneFlags {
     }
 
     fn backplane(&self) -> Option<Result<Backplane, Error>> {
-        let engine = self.engine(&self.backplane.as_ref()?.0);
-        let engine = engine.and_then(|engine| engine.prefix(&self.backplane_prefix));
+        let url = &self.backplane.as_ref()?.0;
+        let engine = self.engine(url).and_then(|engine| engine.prefix(&self.backplane_prefix));
+        let engine = match &self.commands_from {
+            Some(source) => engine.and_then(|engine| engine.commands_from(url, source)),
+            None => engine,
+        };
         let patient =
             |engine: Backplane| engine.buffer(self.backplane_buffer).grace(self.backplane_grace);
         Some(engine.map(patient))

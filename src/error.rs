@@ -54,6 +54,13 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// Commands cannot be read; says what is wrong, never the URL.
+    #[cfg(feature = "backplane")]
+    #[error("cannot read commands: {reason}")]
+    Commands {
+        /// What is wrong.
+        reason: String,
+    },
     /// Signals could not be listened for.
     #[error("cannot listen for signals: {0}")]
     Signal(#[source] io::Error),

@@ -374,6 +374,10 @@ pub struct BackplaneCounters {
     pub unconfirmed: Counter,
     /// Questions that not all nodes have answered in time.
     pub unanswered: Counter,
+    /// Commands of backends that were carried out, or rejected.
+    pub commands: Counter,
+    /// Those of them that made no sense.
+    pub rejected_commands: Counter,
     /// Connections to the engine that were made.
     pub connected: Counter,
     /// Connections to the engine that were lost, or given up because they carried nothing.
@@ -398,6 +402,8 @@ impl Default for BackplaneCounters {
             malformed: Counter::default(),
             unconfirmed: Counter::default(),
             unanswered: Counter::default(),
+            commands: Counter::default(),
+            rejected_commands: Counter::default(),
             connected: Counter::default(),
             lost: Counter::default(),
             round_trips: Histogram::new(ROUND_TRIPS),

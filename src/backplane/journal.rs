@@ -44,7 +44,7 @@ pub(crate) fn open(url: &str, journal: &str) -> Result<Arc<dyn Journal>, &'stati
     }
 }
 
-const KINDS: &str = match (cfg!(feature = "redis"), cfg!(feature = "kafka")) {
+pub(super) const KINDS: &str = match (cfg!(feature = "redis"), cfg!(feature = "kafka")) {
     (true, true) => "expected redis-stream:KEY or kafka:TOPIC",
     (true, false) => "expected redis-stream:KEY (kafka:TOPIC needs the cargo feature kafka)",
     (false, _) => "expected kafka:TOPIC (redis-stream:KEY needs the cargo feature redis)",

@@ -9,6 +9,7 @@
 )]
 mod address;
 mod cluster;
+mod commands;
 mod delivery;
 mod driver;
 mod engine;
@@ -44,8 +45,14 @@ pub use self::memory::Memory;
 pub(crate) use self::node::Node;
 #[cfg(feature = "redis")]
 use self::redis::{Channels, RedisEngine};
-use self::{address::EngineUrl, driver::Driver, engine::Engine};
+use self::{
+    address::EngineUrl,
+    commands::{Carrier, CommandSource},
+    driver::Driver,
+    engine::Engine,
+};
 use crate::{error::Error, hub::Hub, relay::Relay};
+use futures_util::future::{OptionFuture, join};
 
 /// What joins a server with others: an engine, and how much patience there is with it.
 ///
@@ -63,6 +70,7 @@ pub struct Backplane {
     prefix: String,
     buffer: usize,
     grace: Duration,
+    commands: Option<Arc<dyn CommandSource>>,
 }
 
 impl Backplane {
@@ -112,7 +120,7 @@ impl Backplane {
 
     fn on(engine: Arc<dyn Engine>) -> Self {
         let prefix = Self::PREFIX.to_owned();
-        Self { engine, prefix, buffer: Self::BUFFER, grace: Self::GRACE }
+        Self { engine, prefix, buffer: Self::BUFFER, grace: Self::GRACE, commands: None }
     }
 
     /// What the names of all subjects begin with: only nodes with the same prefix hear each other.
@@ -153,9 +161,27 @@ impl Backplane {
         node
     }
 
+    /// Carries out what backends have this engine keep: `redis-stream:KEY` or `kafka:TOPIC`, on
+    /// the engine at this URL. All nodes that read it share the work.
+    ///
+    /// # Errors
+    /// [`Error::Commands`] names the rule that is broken, and never repeats the URL.
+    pub fn commands_from(mut self, url: &str, source: &str) -> Result<Self, Error> {
+        let source = commands::source(url, source);
+        let source = source.map_err(|rule| Error::Commands { reason: rule.to_owned() })?;
+        self.commands = Some(source);
+        Ok(self)
+    }
+
     /// Joins the node with the others for as long as this runs.
     pub(crate) async fn drive(self, node: Arc<Node>, hub: Hub) {
-        Driver { node, engine: self.engine, hub }.run().await;
+        let engine = Arc::clone(&self.engine);
+        let carrier = self.commands.map(|source| {
+            let node = Arc::clone(&node);
+            Carrier { source, engine, node }.run()
+        });
+        let driver = Driver { node, engine: self.engine, hub }.run();
+        join(driver, OptionFuture::from(carrier)).await;
     }
 }
 

@@ -294,17 +294,24 @@ impl Node {
         address.into_iter().collect()
     }
 
+    /// The post as messages that nobody has said, so that this node delivers them like the others;
+    /// `None` if it is larger than the engine takes.
+    pub(super) fn seal_for_all(&self, post: &Post<'_>) -> Option<Vec<(Subject, Bytes)>> {
+        self.seal(post, None)
+    }
+
     /// The post as messages for the engine, each as large as it takes; `None` if a payload is
     /// larger.
-    fn seal(&self, post: &Post<'_>) -> Option<Vec<(Subject, Bytes)>> {
+    fn seal(&self, post: &Post<'_>, from: Option<NodeId>) -> Option<Vec<(Subject, Bytes)>> {
         let mut messages = Vec::new();
         let parts = self.parts(post)?;
         for (subject, to) in self.addresses(post.hub, post.target) {
             let mut header = Header::new(self.id, post.hub, to, post.kind);
+            header.node = from;
             header.excluded = Cow::Borrowed(post.excluded);
             header.filter = post.filter.map(Cow::Borrowed);
             for part in &parts {
-                header.id = Some(self.next_id());
+                header.id = from.map(|_| self.next_id());
                 messages.push((subject.clone(), header.seal(part)));
             }
         }
@@ -338,7 +345,7 @@ impl Node {
     }
 
     fn try_publish(&self, post: &Post<'_>, room: Option<Room>) -> Result<(), Unreached> {
-        let messages = self.seal(post).ok_or(Unreached)?;
+        let messages = self.seal(post, Some(self.id)).ok_or(Unreached)?;
         let room = match room {
             Some(room) => room,
             None => self.room(messages.iter().map(|(_, bytes)| bytes.len()).sum())?,

@@ -213,6 +213,8 @@ fn backplane(counters: &BackplaneCounters, now: RelayFigures, page: &mut Page<'_
         ("repeated", "Messages that the engine has brought before", &counters.repeated),
         ("refused", "Publications that other nodes were not told of", &counters.refused),
         ("malformed", "Messages of the engine that made no sense", &counters.malformed),
+        ("commands", "Commands of backends that were carried out, or rejected", &counters.commands),
+        ("rejected_commands", "Commands that made no sense", &counters.rejected_commands),
         ("unconfirmed", "Joins that the engine had not confirmed", &counters.unconfirmed),
         ("unanswered", "Questions that not all nodes have answered", &counters.unanswered),
         ("connected", "Connections to the engine that were made", &counters.connected),

@@ -276,6 +276,24 @@ pub(crate) struct OwnedPayload {
 
 #[cfg(feature = "control")]
 impl OwnedPayload {
+    /// A payload as clients write it.
+    ///
+    /// # Errors
+    /// The rule that it breaks, if it is not what the type says.
+    #[cfg(feature = "backplane")]
+    pub(crate) fn new(data_type: DataType, data: &RawValue) -> Result<Self, String> {
+        let text = || serde_json::from_str::<String>(data.get());
+        match data_type {
+            DataType::Json => {}
+            DataType::Text => _ = text().map_err(|_| "text must be a string")?,
+            DataType::Binary | DataType::Protobuf => {
+                let text = text().map_err(|_| "binary must be a string in base64")?;
+                BASE64.decode(text.as_bytes()).map_err(|_| "binary must be a string in base64")?;
+            }
+        }
+        Ok(Self { data_type, data: data.to_owned() })
+    }
+
     /// # Errors
     /// The rule that the bytes break, if they are not what the type says.
     pub(crate) fn from_plain(data_type: DataType, bytes: &[u8]) -> Result<Self, String> {

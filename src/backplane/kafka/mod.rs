@@ -5,6 +5,7 @@
 //! partition and keep their order; a topic with one partition keeps the order of all.
 
 mod client;
+mod commands;
 mod journal;
 mod topic;
 
@@ -27,7 +28,7 @@ use rdkafka::{
 };
 
 use self::client::{Apart, Quiet};
-pub(crate) use self::journal::Log;
+pub(crate) use self::{commands::CommandTopic, journal::Log};
 use super::{
     address::EngineUrl,
     engine::{Command, Engine, Inbound, Io, Link, Outbound},

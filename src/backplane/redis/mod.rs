@@ -3,6 +3,7 @@
 //! Commands go out as one pipeline, and what is published to us comes between their answers
 //! (RESP3), so messages arrive in the order that the server took them in.
 
+mod commands;
 mod servers;
 mod shards;
 mod stream;
@@ -19,7 +20,7 @@ use ::redis::{Pipeline, PushInfo, PushKind, RedisError, Value, aio::MultiplexedC
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 
-pub(crate) use self::stream::Stream;
+pub(crate) use self::{commands::CommandStream, stream::Stream};
 use self::{servers::Servers, shards::Slots};
 use super::{
     address::EngineUrl,
