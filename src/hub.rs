@@ -6,7 +6,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError},
@@ -103,10 +103,14 @@ pub(crate) struct Ticket(u64);
 /// The members of one hub.
 #[derive(Default)]
 pub(crate) struct Members {
-    pub(crate) all: HashMap<ConnectionId, Arc<Peer>>,
+    pub(crate) all: Peers,
     pub(crate) users: HashMap<Arc<str>, Vec<Arc<Peer>>>,
-    pub(crate) groups: HashMap<Arc<str>, HashMap<ConnectionId, Arc<Peer>>>,
+    pub(crate) groups: HashMap<Arc<str>, Peers>,
 }
+
+/// In the order in which they came: a message to many is written to one after the other, and those
+/// who came together lie together, here and in the kernel.
+pub(crate) type Peers = BTreeMap<ConnectionId, Arc<Peer>>;
 
 impl Hub {
     /// A hub with the limits of `config`. [`Server::hub`](crate::Server::hub) has made one.
@@ -382,7 +386,6 @@ impl State {
             teller.last_left(Target::All);
             self.hubs.remove(&membership.hub);
         } else {
-            shrink(&mut here.all);
             shrink(&mut here.users);
             shrink(&mut here.groups);
         }
@@ -401,7 +404,7 @@ impl Members {
             Target::Connection(_) => 1,
             #[cfg(feature = "control")]
             Target::Foreign(_) => 0,
-            Target::Group(group) => self.groups.get(group).map_or(0, HashMap::len),
+            Target::Group(group) => self.groups.get(group).map_or(0, Peers::len),
         }
     }
 
@@ -416,7 +419,7 @@ impl Members {
             #[cfg(feature = "control")]
             Target::Foreign(_) => {}
             Target::Group(group) => {
-                self.groups.get(group).into_iter().flat_map(HashMap::values).for_each(each);
+                self.groups.get(group).into_iter().flat_map(Peers::values).for_each(each);
             }
         }
     }
@@ -433,7 +436,6 @@ impl Members {
     pub(crate) fn leave_group(&mut self, group: &str, id: ConnectionId, teller: Teller<'_>) {
         let Some(peers) = self.groups.get_mut(group) else { return };
         peers.remove(&id);
-        shrink(peers);
         if peers.is_empty() {
             teller.last_left(Target::Group(group));
             self.groups.remove(group);

@@ -19,6 +19,10 @@ use crate::{
     event_flags::EventFlags,
 };
 
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod access_flags;
 #[cfg(feature = "backplane")]
 mod backplane_flags;

@@ -1,9 +1,9 @@
 //! One member of a hub and the hub around it: both change when it joins or leaves a group.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
-    hub::{Members, Membership},
+    hub::{Members, Membership, Peers},
     peer::Peer,
     relay::{Relay, Teller},
     target::Target,
@@ -43,7 +43,7 @@ impl Place<'_> {
         let name = here.get_key_value(group).map_or_else(|| group.into(), |(k, _)| Arc::clone(k));
         let members = here.entry(Arc::clone(&name)).or_insert_with(|| {
             teller.first_came(Target::Group(group));
-            HashMap::default()
+            Peers::new()
         });
         members.insert(self.peer.id, Arc::clone(self.peer));
         groups.push(name);
