@@ -115,7 +115,8 @@ pub(crate) struct Rate {
 /// Who subscribes, and how.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Audience {
-    /// The server's address; a path in it is put in front of the subscribers' and publishers' paths
+    /// The server's address; a path in it is put in front of the subscribers' and publishers' paths; several hosts with
+    /// commas between them are nodes of a cluster and get connections in turn
     #[arg(value_name = "URL", default_value = "ws://127.0.0.1:8000")]
     pub(crate) url: String,
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]

@@ -47,8 +47,8 @@ impl Scheme {
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     scheme: Scheme,
-    address: SocketAddr,
-    authority: String,
+    /// One, or several nodes of a cluster, which get connections in turn.
+    hosts: Vec<Host>,
     /// The path of the URL; `{id}` in it is a connection's number.
     pub(crate) path: String,
     headers: String,
@@ -58,8 +58,30 @@ pub(crate) struct Target {
     resets: bool,
 }
 
+/// One server.
+#[derive(Debug, Clone)]
+struct Host {
+    address: SocketAddr,
+    /// Its name and port as they were given.
+    authority: String,
+}
+
+impl Host {
+    fn look_up(authority: &str) -> Result<Self, Fault> {
+        let has_port = authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok());
+        let with_port = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        let address = with_port
+            .to_socket_addrs()
+            .map_err(Fault::io(format!("looking up {authority}")))?
+            .next()
+            .ok_or_else(|| Fault::Usage(format!("{authority}: the host has no address")))?;
+        Ok(Self { address, authority: authority.to_owned() })
+    }
+}
+
 impl Target {
-    /// Takes a URL of the form `ws://host:port/path` apart and looks its host up.
+    /// Takes a URL of the form `ws://host:port/path` apart and looks its host up. Several hosts, with commas between
+    /// them, get connections in turn.
     pub(crate) fn new(url: &str, headers: &[String], remote: bool) -> Result<Self, Fault> {
         Self::parse(Scheme::WebSocket, url, headers, remote)
     }
@@ -76,14 +98,9 @@ impl Target {
             usage(&format!("the URL must begin with {prefix} (there is no TLS here)"))
         })?;
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let has_port = authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok());
-        let with_port = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-        let address = with_port
-            .to_socket_addrs()
-            .map_err(Fault::io(format!("looking up {authority}")))?
-            .next()
-            .ok_or_else(|| usage("the host has no address"))?;
-        if !address.ip().is_loopback() && !remote {
+        let hosts = authority.split(',').map(Host::look_up).collect::<Result<Vec<_>, _>>()?;
+        let is_remote = |host: &Host| !host.address.ip().is_loopback();
+        if hosts.iter().any(is_remote) && !remote {
             return Err(usage("this is another machine: --remote says that it is yours to load"));
         }
         let mut lines = String::new();
@@ -96,15 +113,7 @@ impl Target {
             lines.push_str(header);
             lines.push_str("\r\n");
         }
-        Ok(Self {
-            scheme,
-            address,
-            authority: authority.to_owned(),
-            path: path.to_owned(),
-            headers: lines,
-            sources: 0,
-            resets: false,
-        })
+        Ok(Self { scheme, hosts, path: path.to_owned(), headers: lines, sources: 0, resets: false })
     }
 
     /// The same server, with connections from so many source addresses (one address has 28,000 ports by default).
@@ -129,6 +138,11 @@ impl Target {
         self.at(&format!("{}{path}", self.path.trim_end_matches('/')))
     }
 
+    /// The host of connection `number`.
+    fn host(&self, number: usize) -> &Host {
+        &self.hosts[number % self.hosts.len()]
+    }
+
     /// Where answers to HTTP requests are expected, not a WebSocket's frames.
     pub(crate) fn is_http(&self) -> bool {
         self.scheme == Scheme::Http
@@ -139,7 +153,8 @@ impl Target {
         let path = if self.path.is_empty() { "/" } else { &self.path };
         format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {length}\r\n{}\r\n{body}",
-            self.authority, self.headers
+            self.host(0).authority,
+            self.headers
         )
     }
 
@@ -153,15 +168,16 @@ impl Target {
         format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{}\r\n",
-            self.authority, self.headers
+            self.host(number).authority,
+            self.headers
         )
         .into_bytes()
     }
 
     /// Begins to connect; the socket is writable once it is connected.
     pub(crate) fn connect(&self, number: usize) -> io::Result<TcpStream> {
-        let socket =
-            Socket::new(Domain::for_address(self.address), Type::STREAM, Some(Protocol::TCP))?;
+        let address = self.host(number).address;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         if self.resets {
@@ -170,7 +186,7 @@ impl Target {
         if let Some(source) = self.source(number) {
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
-        match socket.connect(&self.address.into()) {
+        match socket.connect(&address.into()) {
             Err(error) if !error.raw_os_error().is_some_and(|code| IN_PROGRESS.contains(&code)) => {
                 Err(error)
             }
@@ -180,7 +196,7 @@ impl Target {
 
     /// A source address of its own for every `sources`-th connection, where the server is on 127.0.0.0/8.
     fn source(&self, number: usize) -> Option<IpAddr> {
-        let IpAddr::V4(server) = self.address.ip() else { return None };
+        let IpAddr::V4(server) = self.host(number).address.ip() else { return None };
         if self.sources == 0 || !server.is_loopback() {
             return None;
         }
@@ -246,6 +262,14 @@ mod tests {
             request.starts_with("GET /ws/7 HTTP/1.1\r\nHost: 127.0.0.1:9000\r\n")
                 && request.ends_with("\r\nA: b\r\n\r\n")
         );
+    }
+
+    #[test]
+    fn nodes_get_connections_in_turn() {
+        let target = Target::new("ws://127.0.0.1:1,127.0.0.2:2/ws", &[], false).expect("a URL");
+        let hosts = [0, 1, 2].map(|number| target.host(number).authority.as_str());
+        assert_eq!(hosts, ["127.0.0.1:1", "127.0.0.2:2", "127.0.0.1:1"]);
+        assert!(Target::new("ws://127.0.0.1:1,192.0.2.1:2/", &[], false).is_err());
     }
 
     #[test]
