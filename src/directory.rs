@@ -1,11 +1,11 @@
 //! What is asked of the hub from outside its connections: who is there, and what a backend does
 //! with them.
 //!
-//! Everything is one hold of the hub's lock, or for a page two: one that copies ids, and one that
-//! looks up those of the page. They are put in order between the two.
+//! Everything is one hold of the hub's lock. A page costs what stands on it: members lie in order.
 
 use std::{
     net::SocketAddr,
+    ops::Bound,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,7 +13,7 @@ use std::{
 #[cfg(feature = "control")]
 use crate::{close::CloseReason, peer::Peer, question::Newest, rights::Rights, target::Target};
 use crate::{
-    hub::{Hub, State},
+    hub::{Hub, Peers, State},
     metrics::Traffic,
     peer::ConnectionId,
 };
@@ -49,11 +49,10 @@ impl Hub {
     /// them at most. To have all of them, ask again behind the last one.
     #[must_use]
     pub fn connections(&self, after: Option<ConnectionId>, limit: usize) -> Vec<ConnectionInfo> {
-        let ids =
-            self.shared.lock().members(&self.name).map(|here| here.all.keys().copied().collect());
-        let ids = page(ids.unwrap_or_default(), after, limit);
         let state = self.shared.lock();
-        ids.into_iter().filter_map(|id| state.info(&self.name, id)).collect()
+        let Some(here) = state.members(&self.name) else { return Vec::new() };
+        let ids = page(&here.all, after).take(limit);
+        ids.filter_map(|id| state.info(&self.name, id)).collect()
     }
 
     /// What went through all connections of the process, and the most bytes that wait for one of
@@ -77,20 +76,21 @@ impl Hub {
 impl Hub {
     /// Whether a target has any connection.
     pub(crate) fn has(&self, target: Target<'_>) -> bool {
-        !self.ids(target, |_, _| true).is_empty()
+        let state = self.shared.lock();
+        state.members(&self.name).is_some_and(|here| here.count(target) > 0)
     }
 
-    /// The connections of a target and their users, paged like [`Hub::connections`].
+    /// The members of a group, or of the hub, and their users, paged like [`Hub::connections`].
     pub(crate) fn page(
         &self,
         target: Target<'_>,
         after: Option<ConnectionId>,
         limit: usize,
     ) -> Vec<(ConnectionId, Option<Arc<str>>)> {
-        let ids = page(self.ids(target, |_, _| true), after, limit);
         let state = self.shared.lock();
-        let user = |id| Some((id, state.membership(id)?.user.clone()));
-        ids.into_iter().filter_map(user).collect()
+        let crowd = state.members(&self.name).and_then(|here| here.crowd(target));
+        let ids = crowd.into_iter().flat_map(|peers| page(peers, after)).take(limit);
+        ids.filter_map(|id| Some((id, state.membership(id)?.user.clone()))).collect()
     }
 
     /// Asks connections to close once they have written what is queued for them; returns how
@@ -188,10 +188,6 @@ impl Hub {
         let peer = self.shared.lock().members(&self.name)?.all.get(&id).map(Arc::clone)?;
         Some(peer.with_rights(look))
     }
-
-    fn ids(&self, target: Target<'_>, wanted: impl Fn(&State, &Peer) -> bool) -> Vec<ConnectionId> {
-        self.shared.lock().ids(&self.name, target, wanted)
-    }
 }
 
 impl State {
@@ -230,18 +226,9 @@ impl State {
     }
 }
 
-/// The lowest `limit` ids above `after`, in order. Ids are given out in order, so whoever comes
-/// while pages are asked for stands on the last one.
-fn page(
-    mut ids: Vec<ConnectionId>,
-    after: Option<ConnectionId>,
-    limit: usize,
-) -> Vec<ConnectionId> {
-    ids.retain(|id| after.is_none_or(|after| *id > after));
-    if ids.len() > limit && limit > 0 {
-        ids.select_nth_unstable(limit - 1);
-    }
-    ids.truncate(limit);
-    ids.sort_unstable();
-    ids
+/// The ids above `after`, in order. They are given out in order, so whoever comes while pages are
+/// asked for stands on the last one.
+fn page(peers: &Peers, after: Option<ConnectionId>) -> impl Iterator<Item = ConnectionId> {
+    let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+    peers.range((first, Bound::Unbounded)).map(|(id, _)| *id)
 }

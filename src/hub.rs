@@ -393,7 +393,7 @@ impl State {
 }
 
 impl Members {
-    /// How many receivers there are at most.
+    /// How many receivers there are.
     pub(crate) fn count(&self, target: Target<'_>) -> usize {
         let users = |user: &str| self.users.get(user).map_or(0, Vec::len);
         match target {
@@ -401,10 +401,20 @@ impl Members {
             Target::Users(list) => list.iter().map(|user| users(user)).sum(),
             Target::All => self.all.len(),
             #[cfg(feature = "control")]
-            Target::Connection(_) => 1,
+            Target::Connection(id) => usize::from(self.all.contains_key(&id)),
             #[cfg(feature = "control")]
             Target::Foreign(_) => 0,
             Target::Group(group) => self.groups.get(group).map_or(0, Peers::len),
+        }
+    }
+
+    /// The receivers in their order, where a target may have many.
+    #[cfg(feature = "control")]
+    pub(crate) fn crowd(&self, target: Target<'_>) -> Option<&Peers> {
+        match target {
+            Target::All => Some(&self.all),
+            Target::Group(group) => self.groups.get(group),
+            _ => None,
         }
     }
 
