@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "a module of many crates")]
 
 mod answers;
+mod rolling;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,7 +13,9 @@ use hubnerite::{AccessKeys, Address, Backplane, BackplaneCounters, Config, Liste
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-pub use self::answers::*;
+pub use self::{
+    answers::*, rolling::nodes_are_restarted_one_by_one_and_nothing_acknowledged_is_lost,
+};
 use crate::support::{
     DEADLINE, JsonClient, TestServer, ack, connect, eventually, eventually_within, expect_failure,
     next_message, plain,
@@ -64,6 +67,7 @@ macro_rules! contract {
             an_engine_that_hangs_is_noticed_and_used_again
             what_a_node_has_accepted_before_it_stops_arrives
             what_is_accepted_while_there_is_no_engine_arrives_and_the_rest_is_refused
+            nodes_are_restarted_one_by_one_and_nothing_acknowledged_is_lost
             every_node_knows_who_is_there
             a_list_comes_in_pages_that_name_everybody_once_whatever_their_node
             a_backend_acts_on_connections_of_another_node
