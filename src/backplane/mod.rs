@@ -9,6 +9,10 @@
 )]
 mod address;
 mod cluster;
+#[cfg_attr(
+    not(any(feature = "kafka", feature = "redis")),
+    allow(dead_code, unused_imports, reason = "it is for engines that keep something")
+)]
 mod commands;
 mod delivery;
 mod driver;
@@ -24,6 +28,10 @@ mod health;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod inbox;
 mod interest;
+#[cfg_attr(
+    not(any(feature = "kafka", feature = "redis")),
+    allow(dead_code, unused_imports, reason = "it is for engines that keep something")
+)]
 pub(crate) mod journal;
 #[cfg(feature = "kafka")]
 mod kafka;

@@ -240,9 +240,11 @@ mod tests {
     #[tokio::test]
     #[ignore = "needs redis-server: the step redis of tests/all"]
     async fn a_user_needs_its_password_and_no_error_tells_it() {
-        let server = redis("--user default off --user me on >s3cret/ ~* &* +@all").await;
+        let server = redis("--user default off --user me on >s3cret/ &contract.* +hello +publish +subscribe +unsubscribe").await;
         let at = |user_info| ordinary(&format!("redis://{user_info}@127.0.0.1:{}", server.port));
-        connect(&at("me:s3cret%2f")).await;
+        let mut link = connect(&at("me:s3cret%2f")).await;
+        carry(&mut link, &[subscribe("a"), publish("a", "1")]).await;
+        assert_eq!(receive(&mut link).await, "1");
         let refused = at("me:wr0ng").connect().await.err().unwrap().to_string();
         assert!(refused.contains("WRONGPASS") && !refused.contains("wr0ng"), "{refused}");
         assert!(!at("me:wr0ng").address().contains("wr0ng"));
