@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     envelope::{To, Yes},
-    node::NodeId,
+    node_id::NodeId,
 };
 use crate::question::{Answer, Ask, Told};
 

@@ -16,7 +16,8 @@ use super::{
     engine::{Command, Engine, Io, Link},
     envelope::To,
     journal::KINDS,
-    node::{Node, NodeId},
+    node::Node,
+    node_id::NodeId,
     subject::Subject,
 };
 use crate::{

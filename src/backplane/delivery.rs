@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::{
     envelope::{Envelope, Header, Malformed, To},
-    node::{Node, NodeId},
+    node::Node,
+    node_id::NodeId,
 };
 use crate::{
     fan_out::Sent,

@@ -11,7 +11,7 @@ use std::{borrow::Cow, fmt, str::from_utf8};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use super::node::NodeId;
+use super::node_id::NodeId;
 use crate::frame::Kind;
 
 /// The only version there is.

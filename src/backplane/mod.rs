@@ -39,10 +39,12 @@ mod memory;
 #[cfg(feature = "nats")]
 mod nats;
 mod node;
+mod node_id;
 mod notes;
 mod outbox;
 #[cfg(feature = "redis")]
 mod redis;
+mod sealing;
 mod subject;
 
 use std::{fmt, sync::Arc, time::Duration};

@@ -1,22 +1,15 @@
 //! This process as one of several nodes: what it has to say to the others, and what it is to hear.
 
 use std::{
-    borrow::Cow,
-    fmt,
-    hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU64, AtomicUsize,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -28,30 +21,20 @@ use super::{
     envelope::{Header, To, Yes},
     health::Health,
     interest::{Interest, Settled},
+    node_id::NodeId,
     outbox::Outbox,
     subject::Subject,
 };
 use crate::{
-    frame::{Kind, payloads},
+    frame::Kind,
     metrics::BackplaneCounters,
-    peer::process_number,
     question::{Answer, Ask, Newest, Told},
     relay::{Post, Relay, RelayFigures, Room, Settling, Unreached},
     target::Target,
 };
 
-/// What a header takes at most, unless names are very long; and each further payload in it.
-const HEADER: usize = 512;
-
 /// It is looked at every second.
 const SHORTEST_GRACE: Duration = Duration::from_secs(2);
-
-/// Digits and a comma.
-const PER_PAYLOAD: usize = 12;
-
-/// The name of a node: 16 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct NodeId(u64);
 
 /// One of the nodes that share an engine.
 pub(crate) struct Node {
@@ -66,41 +49,8 @@ pub(crate) struct Node {
     buffer: Arc<Semaphore>,
     buffer_size: usize,
     /// What the engine takes in one message.
-    max_message: AtomicUsize,
+    pub(super) max_message: AtomicUsize,
     last_id: AtomicU64,
-}
-
-impl NodeId {
-    /// The first node of a process has the number that the names of its connections begin with.
-    pub(crate) fn next() -> Self {
-        static TAKEN: AtomicBool = AtomicBool::new(false);
-        if TAKEN.swap(true, SeqCst) {
-            return Self(RandomState::new().hash_one(0));
-        }
-        Self(process_number())
-    }
-
-    /// What the names of connections of this process begin with.
-    pub(super) fn of_process() -> Self {
-        Self(process_number())
-    }
-
-    /// The node that has a connection of this name, if any connection can have it.
-    pub(crate) fn of_connection(name: &str) -> Option<Self> {
-        let (head, tail) = name.split_at_checked(16)?;
-        Self::parse(tail).and(Self::parse(head))
-    }
-
-    #[cfg(test)]
-    pub(super) fn random() -> Self {
-        Self(RandomState::new().hash_one(0))
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        let right = text.len() == 16 && text.bytes().all(is_digit);
-        u64::from_str_radix(text, 16).ok().filter(|_| right).map(Self)
-    }
 }
 
 impl Node {
@@ -191,11 +141,6 @@ impl Node {
         header.seal(&[payload])
     }
 
-    /// Whether the engine takes a payload of so many bytes.
-    pub(super) fn fits(&self, bytes: usize) -> bool {
-        bytes.saturating_add(HEADER + PER_PAYLOAD) <= self.max_message.load(Relaxed)
-    }
-
     /// Sends a message to itself.
     pub(super) fn probe(&self) {
         let id = self.tell(To::Node(self.id), &[]);
@@ -205,7 +150,7 @@ impl Node {
     /// There is an engine: everything that has to be subscribed, the node's own subjects first.
     pub(super) fn begin(&self, max_message: usize) -> Vec<Command> {
         self.max_message.store(max_message, Relaxed);
-        let own = NodeId(process_number());
+        let own = NodeId::of_process();
         let mut subjects = vec![Subject::nodes(&self.prefix), self.subject_of(self.id)];
         if own != self.id {
             // Several nodes of one process: each hears what is sent to its connections.
@@ -254,89 +199,8 @@ impl Node {
         }
     }
 
-    fn subject_of(&self, node: NodeId) -> Subject {
-        Subject::node(&self.prefix, &node.to_string())
-    }
-
-    fn next_id(&self) -> u64 {
+    pub(super) fn next_id(&self) -> u64 {
         self.last_id.fetch_add(1, Relaxed) + 1
-    }
-
-    /// What is told of by its members coming and going.
-    fn subject(&self, hub: &str, target: Target<'_>) -> Option<Subject> {
-        match target {
-            Target::All => Some(Subject::all(&self.prefix, hub)),
-            Target::Group(group) => Some(Subject::group(&self.prefix, hub, group)),
-            Target::User(user) => Some(Subject::user(&self.prefix, hub, user)),
-            Target::Users(_) | Target::Connection(_) | Target::Foreign(_) => None,
-        }
-    }
-
-    /// Where a message is published, once for each of several users.
-    fn addresses<'a>(&self, hub: &str, target: Target<'a>) -> Vec<(Subject, To<'a>)> {
-        let to = match target {
-            Target::All => To::All(Yes),
-            Target::Group(group) => To::Group(group.into()),
-            Target::User(user) => To::User(user.into()),
-            Target::Users(users) => {
-                let each = |user: &'a String| self.addresses(hub, Target::User(user));
-                return users.iter().flat_map(each).collect();
-            }
-            Target::Connection(id) => return self.address_of(id.to_string().into()),
-            Target::Foreign(name) => return self.address_of(name.into()),
-        };
-        self.subject(hub, target).into_iter().map(|subject| (subject, to.clone())).collect()
-    }
-
-    fn address_of<'a>(&self, connection: Cow<'a, str>) -> Vec<(Subject, To<'a>)> {
-        let node = NodeId::of_connection(&connection);
-        let address = node.map(|node| (self.subject_of(node), To::Connection(connection)));
-        address.into_iter().collect()
-    }
-
-    /// The post as messages that nobody has said, so that this node delivers them like the others;
-    /// `None` if it is larger than the engine takes.
-    pub(super) fn seal_for_all(&self, post: &Post<'_>) -> Option<Vec<(Subject, Bytes)>> {
-        self.seal(post, None)
-    }
-
-    /// The post as messages for the engine, each as large as it takes; `None` if a payload is
-    /// larger.
-    fn seal(&self, post: &Post<'_>, from: Option<NodeId>) -> Option<Vec<(Subject, Bytes)>> {
-        let mut messages = Vec::new();
-        let parts = self.parts(post)?;
-        for (subject, to) in self.addresses(post.hub, post.target) {
-            let mut header = Header::new(self.id, post.hub, to, post.kind);
-            header.node = from;
-            header.excluded = Cow::Borrowed(post.excluded);
-            header.filter = post.filter.map(Cow::Borrowed);
-            for part in &parts {
-                header.id = from.map(|_| self.next_id());
-                messages.push((subject.clone(), header.seal(part)));
-            }
-        }
-        Some(messages)
-    }
-
-    fn parts<'a>(&self, post: &Post<'a>) -> Option<Vec<Vec<&'a [u8]>>> {
-        let names = post.excluded.iter().map(|name| name.len() + 3).sum::<usize>();
-        let limit = self.max_message.load(Relaxed);
-        let limit = limit.saturating_sub(HEADER + names + post.filter.map_or(0, str::len));
-        let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0_usize);
-        for payload in payloads(post.wire) {
-            let length = payload.len() + PER_PAYLOAD;
-            if length > limit {
-                return None;
-            }
-            if bytes + length > limit {
-                parts.push(std::mem::take(&mut part));
-                bytes = 0;
-            }
-            part.push(payload);
-            bytes += length;
-        }
-        parts.push(part);
-        Some(parts)
     }
 
     fn room(&self, bytes: usize) -> Result<Room, Unreached> {
@@ -424,25 +288,5 @@ impl Relay for Node {
             waiting_bytes: self.buffer_size.saturating_sub(self.buffer.available_permits()),
             subscriptions: self.interest().len(),
         }
-    }
-}
-
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl Serialize for NodeId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for NodeId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<'de, str>::deserialize(deserializer)?;
-        let rule = || D::Error::custom("node: must be 16 hexadecimal digits");
-        Self::parse(&text).ok_or_else(rule)
     }
 }

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use super::{
     cluster::Audience,
     envelope::{Malformed, To, Yes},
-    node::{Node, NodeId},
+    node::Node,
+    node_id::NodeId,
 };
 use crate::{
     hub::Hub,
