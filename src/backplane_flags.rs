@@ -104,6 +104,7 @@ impl BackplaneFlags {
         Some(EventStream::new(&url.0, self.events_to.as_ref()?))
     }
 
+    #[cfg_attr(not(feature = "redis"), expect(clippy::unused_self, reason = "Redis has a flag"))]
     fn engine(&self, url: &str) -> Result<Backplane, Error> {
         #[cfg(feature = "redis")]
         if self.redis_sharded {
