@@ -122,9 +122,9 @@ fn check(heard: &[(u64, u64)], acknowledged: &[u64], first: u64) {
     let due = acknowledged.iter().filter(|number| **number >= first);
     let lost: Vec<_> = due.filter(|number| !numbers.contains(number)).collect();
     assert!(lost.is_empty(), "acknowledged and not heard: {lost:?}");
-    let mut last: HashMap<u64, u64> = HashMap::new();
+    let mut newest: HashMap<u64, u64> = HashMap::new();
     for (connection, number) in heard {
-        let before = last.insert(*connection, *number);
+        let before = newest.insert(*connection, *number);
         assert!(before.is_none_or(|before| before < *number), "heard out of order: {number}");
     }
 }
