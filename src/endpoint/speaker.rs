@@ -248,20 +248,7 @@ impl<'a> Speaker<'a> {
             return Err((ErrorName::Forbidden, "there is no right to this".to_owned()));
         }
         match action {
-            Action::JoinGroup(group) => {
-                // What was said before must not reach whoever joins after it.
-                self.publish();
-                self.member.join_group(&group).map_err(|error| match error {
-                    JoinError::TooMany(_) => {
-                        self.refused_joins += 1;
-                        (ErrorName::TooManyRequests, error.to_string())
-                    }
-                    JoinError::Closed => (ErrorName::BadRequest, error.to_string()),
-                })?;
-                if let Some(settling) = self.member.hub().settling(Target::Group(&group)) {
-                    self.unsettled.get_or_insert_default().joins.push(settling);
-                }
-            }
+            Action::JoinGroup(group) => self.join(&group)?,
             Action::LeaveGroup(group) => {
                 self.publish();
                 self.member.leave_group(&group);
@@ -274,18 +261,7 @@ impl<'a> Speaker<'a> {
                 self.post(&Receivers::All, no_echo, Source::All, payload)?;
             }
             Action::SendToUsers { users, payload } => {
-                let target = Receivers::Users(users);
-                self.post(&target, false, Source::User, payload)?;
-                if ack_id.is_some() && self.publish().recipients == 0 {
-                    #[cfg(feature = "backplane")]
-                    if let Receivers::Users(users) = target
-                        && self.member.hub().is_joined()
-                    {
-                        return Ok(Done::Perhaps(users));
-                    }
-                    let message = "no such user is connected".to_owned();
-                    return Err((ErrorName::NotFound, message));
-                }
+                return self.send_to_users(users, payload, ack_id);
             }
             Action::Event { name, payload } => {
                 // The handler must not hear of it before others hear what was said before.
@@ -297,6 +273,42 @@ impl<'a> Speaker<'a> {
             Action::SequenceAck => {}
         }
         Ok(Done::Now)
+    }
+
+    fn join(&mut self, group: &str) -> Result<(), Failure> {
+        // What was said before must not reach whoever joins after it.
+        self.publish();
+        self.member.join_group(group).map_err(|error| match error {
+            JoinError::TooMany(_) => {
+                self.refused_joins += 1;
+                (ErrorName::TooManyRequests, error.to_string())
+            }
+            JoinError::Closed => (ErrorName::BadRequest, error.to_string()),
+        })?;
+        if let Some(settling) = self.member.hub().settling(Target::Group(group)) {
+            self.unsettled.get_or_insert_default().joins.push(settling);
+        }
+        Ok(())
+    }
+
+    fn send_to_users(
+        &mut self,
+        users: Vec<String>,
+        payload: Payload<'_>,
+        ack_id: Option<u64>,
+    ) -> Result<Done, Failure> {
+        let target = Receivers::Users(users);
+        self.post(&target, false, Source::User, payload)?;
+        if ack_id.is_none() || self.publish().recipients > 0 {
+            return Ok(Done::Now);
+        }
+        #[cfg(feature = "backplane")]
+        if let Receivers::Users(users) = target
+            && self.member.hub().is_joined()
+        {
+            return Ok(Done::Perhaps(users));
+        }
+        Err((ErrorName::NotFound, "no such user is connected".to_owned()))
     }
 
     /// Asks other nodes for users who are not here, and tells the client what came of it. Boxed:
