@@ -138,7 +138,10 @@ async fn listeners(nodes: &[Option<Node>], but: usize) -> Vec<Listening> {
         let node = node.as_ref().unwrap();
         for number in 0..LISTENERS {
             let mut client = node.user(&format!("listener-{but}-{place}-{number}")).await;
-            client.join("all", 1).await;
+            let join = json!({"type": "joinGroup", "group": "all", "ackId": 1});
+            client.send(&join).await;
+            // What is said on this node may be heard before the engine has confirmed the rest.
+            while client.next().await != ack(1) {}
             all.push(tokio::spawn(listen(client)));
         }
     }
