@@ -5,11 +5,15 @@
 #![allow(unreachable_pub, reason = "a module of many crates, each with a face of its own")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -70,9 +74,16 @@ impl Drop for EngineServer {
     }
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, and that no other test of this process was given.
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// A command, its flags one after another in a line.
@@ -87,9 +98,15 @@ async fn spawn(mut command: Command, port: u16) -> Child {
     let program = command.get_program().to_string_lossy().into_owned();
     let process = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
     let (since, mut again) = (Instant::now(), interval(Duration::from_millis(10)));
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+    while !is_served(port).await {
         assert!(since.elapsed() < START, "{program} takes no connections");
         again.tick().await;
     }
     process
+}
+
+/// Whether a server takes connections. Where there is none, one may be connected to itself.
+async fn is_served(port: u16) -> bool {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+    stream.is_ok_and(|stream| stream.local_addr().ok() != stream.peer_addr().ok())
 }
