@@ -201,13 +201,15 @@ pub async fn who_is_closed_on_another_node_has_heard_what_was_said_before<B: Ben
     let bench = B::start().await;
     let [mut one, other] = Asked::several(&bench, &Config::default()).await;
     let mut ann = other.server.user("ann").await;
-    bench.pause();
+    if B::GOES_ON {
+        bench.pause();
+    }
     for turn in 0..100 {
         let path = "/api/hubs/default/users/ann/:send";
         assert_eq!(one.caller.call("POST", path, TEXT, &turn.to_string()).await.status, 202);
     }
     let answer = one.call("POST", "/users/ann/:closeConnections").await;
-    assert_eq!((answer.status, silent(&answer)), (204, Some("1")));
+    assert_eq!((answer.status, silent(&answer)), (204, B::GOES_ON.then_some("1")));
     bench.resume();
     for turn in 0..100 {
         assert_eq!(ann.next().await["data"], turn.to_string());

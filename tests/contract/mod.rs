@@ -25,6 +25,9 @@ use crate::support::{
 
 /// An engine under test, and what can happen to it.
 pub trait Bench: Sized {
+    /// Whether what was under way when it began to hang goes on when it does.
+    const GOES_ON: bool = true;
+
     /// Starts an engine that nobody else uses.
     fn start() -> impl Future<Output = Self>;
 
