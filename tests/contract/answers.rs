@@ -294,9 +294,15 @@ impl Frozen {
     }
 
     /// From now on it does nothing, until what is returned is dropped.
-    fn freeze(&self) -> mpsc::Sender<()> {
+    async fn freeze(&self) -> mpsc::Sender<()> {
         let (thaw, thawed) = mpsc::channel::<()>();
-        self.runtime.spawn(async move { thawed.recv().is_err() });
+        let (told, frozen) = tokio::sync::oneshot::channel();
+        self.runtime.spawn(async move {
+            // Its only thread goes no further.
+            told.send(()).unwrap();
+            thawed.recv().is_err()
+        });
+        within("a frozen node", frozen).await.unwrap();
         thaw
     }
 }
@@ -309,7 +315,7 @@ pub async fn a_node_that_is_silent_is_told_of_and_then_gone_with_its_users<B: Be
     let ann = JsonClient::user(frozen.address, "ann").await;
     let mut ben = one.server.user("ben").await;
     assert_eq!(one.status("HEAD", "/users/ann").await, 200);
-    let thaw = frozen.freeze();
+    let thaw = frozen.freeze().await;
     let since = Instant::now();
     let answer = one.call("HEAD", "/users/ann").await;
     assert_eq!((answer.status, silent(&answer)), (404, Some("1")));
