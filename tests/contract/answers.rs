@@ -204,14 +204,14 @@ pub async fn who_is_closed_on_another_node_has_heard_what_was_said_before<B: Ben
     if B::GOES_ON {
         bench.pause();
     }
-    for turn in 0..100 {
+    for turn in 0..500 {
         let path = "/api/hubs/default/users/ann/:send";
         assert_eq!(one.caller.call("POST", path, TEXT, &turn.to_string()).await.status, 202);
     }
     let answer = one.call("POST", "/users/ann/:closeConnections").await;
     assert_eq!((answer.status, silent(&answer)), (204, B::GOES_ON.then_some("1")));
     bench.resume();
-    for turn in 0..100 {
+    for turn in 0..500 {
         assert_eq!(ann.next().await["data"], turn.to_string());
     }
     assert_eq!(ann.next().await["event"], "disconnected");
