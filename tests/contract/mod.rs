@@ -11,6 +11,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use hubnerite::{AccessKeys, Address, Backplane, BackplaneCounters, Config, Listener, Sharing};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 
 pub use self::{
@@ -96,6 +97,9 @@ macro_rules! contract {
 
 /// How long an engine may carry nothing, in the tests that wait for it.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How long an engine hangs.
+const HANG: Duration = Duration::from_secs(10);
 
 /// After a restart others may come back this much later, and what waits is held until then.
 const RETURN: Duration = Duration::from_secs(20);
@@ -409,6 +413,7 @@ pub async fn an_engine_that_hangs_is_noticed_and_used_again<B: Bench>() {
     ann.join("lobby", 1).await;
     ben.join("lobby", 1).await;
     bench.pause();
+    let until = Instant::now() + HANG;
     ann.send(&to_group("lobby", "meanwhile")).await;
     expect(&mut ann, json!({"data": "meanwhile"})).await;
     for node in [&one, &other] {
@@ -418,6 +423,8 @@ pub async fn an_engine_that_hangs_is_noticed_and_used_again<B: Bench>() {
     }
     let answer = one.server.ask(plain("GET", "/readyz")).await;
     assert_eq!(String::from_utf8_lossy(&answer.body), "backplane\n");
+    // It hangs through several attempts to connect.
+    sleep_until(until).await;
     bench.resume();
     one.until_ready(200).await;
     other.until_ready(200).await;
