@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     fs::OpenOptions,
     net::SocketAddr,
+    os::unix::net::UnixStream,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -267,7 +268,8 @@ async fn a_daemon_whose_disk_is_full_starts_serves_and_ends_as_it_should() {
     let listen = format!("unix:{}", path.display());
     let mut command = hubnerite(&["--log-level", "debug", "--listen", &listen]);
     let mut child = command.stderr(full.try_clone().unwrap()).stdout(full).spawn().unwrap();
-    eventually("the socket", true, || path.exists()).await;
+    // It is there before anybody listens on it.
+    eventually("a socket that is listened on", true, || UnixStream::connect(&path).is_ok()).await;
     let mut client = RawClient::connect_unix(&path).await;
     client.handshake("/echo").await;
     client.send(ClientFrame::text("hi")).await;
@@ -290,7 +292,8 @@ async fn a_daemon_without_standard_files_serves() {
     command.args(["-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"]).arg(daemon.as_std().get_program());
     command.args(["--log-level", "debug", "--listen", &listen]).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
-    eventually("the socket", true, || path.exists()).await;
+    // It is there before anybody listens on it.
+    eventually("a socket that is listened on", true, || UnixStream::connect(&path).is_ok()).await;
     let mut client = RawClient::connect_unix(&path).await;
     client.handshake("/echo").await;
     client.send(ClientFrame::text("hi")).await;
