@@ -278,6 +278,7 @@ async fn a_daemon_whose_disk_is_full_starts_serves_and_ends_as_it_should() {
     assert!(Command::new("sh").args(["-c", &kill]).status().await.unwrap().success());
     assert_eq!(client.expect_close().await.0, 1012);
     client.finish_close().await;
+    drop(client);
     assert_eq!(within("its end", child.wait()).await.unwrap().code(), Some(0));
 }
 
