@@ -13,9 +13,10 @@ use std::{
 #[cfg(feature = "control")]
 use crate::{close::CloseReason, peer::Peer, question::Newest, rights::Rights, target::Target};
 use crate::{
-    hub::{Hub, Peers, State},
+    hub::Hub,
     metrics::Traffic,
     peer::ConnectionId,
+    state::{Peers, State},
 };
 
 /// One member of a hub, as an operator sees it.

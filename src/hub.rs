@@ -1,31 +1,26 @@
-//! Who is connected, who they are, and which groups they are in.
+//! A handle to everybody who is connected.
 //!
 //! One lock over plain maps of unbounded senders. Nothing here is async, nothing is awaited and no
 //! I/O is done under the lock: to deliver a message is to push a reference to its wire bytes into
 //! the queue of each receiver. The hub knows neither sockets nor backplanes.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, HashMap},
     fmt,
-    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError},
     task::Waker,
     time::Instant,
 };
 
 use crate::{
-    about::Origin,
-    auth::Identity,
     close::CloseReason,
     config::{Config, SameUser},
     fan_out::Sent,
-    frame::{Delivery, Form, Message},
+    frame::{Delivery, Message},
     gate::{Entered, Gate},
     metrics::Metrics,
     peer::{Budget, ConnectionId, Peer, Push},
-    place::Place,
-    relay::{Relay, Teller},
+    relay::Relay,
+    state::State,
     target::Target,
 };
 
@@ -68,49 +63,6 @@ pub(crate) struct Shared {
     /// Whoever joins this hub with others. Its place in [`State`] is filled with it.
     relay: OnceLock<Arc<dyn Relay>>,
 }
-
-/// What the one lock guards.
-#[derive(Default)]
-pub(crate) struct State {
-    last_ticket: Ticket,
-    connections: HashMap<ConnectionId, Entry>,
-    hubs: HashMap<Arc<str>, Members>,
-    relay: Option<Arc<dyn Relay>>,
-}
-
-/// One connection, and where it has to be taken out of.
-struct Entry {
-    peer: Arc<Peer>,
-    /// Boxed: not every connection is a member, and maps have room for more than they hold.
-    membership: Option<Box<Membership>>,
-}
-
-/// Every connection has one, and the map has room for up to twice as many.
-const _: () = assert!(size_of::<(ConnectionId, Entry)>() <= 24);
-
-pub(crate) struct Membership {
-    /// Which [`Member`](crate::Member) this is: a connection may be one, and later another.
-    pub(crate) ticket: Ticket,
-    pub(crate) hub: Arc<str>,
-    pub(crate) user: Option<Arc<str>>,
-    pub(crate) groups: Vec<Arc<str>>,
-}
-
-/// A number that no other membership has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Ticket(u64);
-
-/// The members of one hub.
-#[derive(Default)]
-pub(crate) struct Members {
-    pub(crate) all: Peers,
-    pub(crate) users: HashMap<Arc<str>, Vec<Arc<Peer>>>,
-    pub(crate) groups: HashMap<Arc<str>, Peers>,
-}
-
-/// In the order in which they came: a message to many is written to one after the other, and those
-/// who came together lie together, here and in the kernel.
-pub(crate) type Peers = BTreeMap<ConnectionId, Arc<Peer>>;
 
 impl Hub {
     /// A hub with the limits of `config`. [`Server::hub`](crate::Server::hub) has made one.
@@ -163,18 +115,17 @@ impl Hub {
     /// no such connection.
     #[allow(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn close_connection(&self, id: ConnectionId, reason: CloseReason) -> bool {
-        let state = self.shared.lock();
-        state.connections.get(&id).inspect(|entry| entry.peer.close(reason)).is_some()
+        self.shared.lock().peer(id).inspect(|peer| peer.close(reason)).is_some()
     }
 
     /// How many entries there are now.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let state = self.shared.lock();
-        let here = state.hubs.get(&self.name);
+        let here = state.members(&self.name);
         Counts {
-            connections: state.connections.len(),
-            hubs: state.hubs.len(),
+            connections: state.peers().len(),
+            hubs: state.hubs(),
             members: here.map_or(0, |here| here.all.len()),
             users: here.map_or(0, |here| here.users.len()),
             groups: here.map_or(0, |here| here.groups.len()),
@@ -207,20 +158,6 @@ impl Hub {
         push
     }
 
-    /// Makes the queue of a new connection and enters it in the list of all connections.
-    pub(crate) fn register(
-        &self,
-        id: ConnectionId,
-        form: Form,
-        identity: Arc<Identity>,
-        origin: Origin,
-    ) -> Registration {
-        let peer = Peer::new(id, form, identity, origin);
-        let entry = Entry { peer: Arc::clone(&peer), membership: None };
-        self.shared.lock().connections.insert(peer.id, entry);
-        Registration { shared: Arc::clone(&self.shared), peer }
-    }
-
     /// Accepts something that will be queued before what is returned is dropped; `None` once
     /// nothing is accepted any more.
     pub(crate) fn accept(&self) -> Option<Entered<'_>> {
@@ -235,7 +172,7 @@ impl Hub {
     /// Tells this relay what happens here from now on. Called once, before there are members.
     #[cfg(feature = "backplane")]
     pub(crate) fn set_relay(&self, relay: Arc<dyn Relay>) {
-        self.shared.lock().relay = Some(Arc::clone(&relay));
+        self.shared.lock().set_relay(Arc::clone(&relay));
         // There is one server to a hub, and it calls this once.
         let _ = self.shared.relay.set(relay);
     }
@@ -247,7 +184,7 @@ impl Hub {
 
     /// Asks every connection of the process to close, each with a reason of its own.
     pub(crate) fn close_all(&self, mut reason: impl FnMut() -> CloseReason) {
-        self.shared.lock().connections.values().for_each(|entry| entry.peer.close(reason()));
+        self.shared.lock().peers().for_each(|peer| peer.close(reason()));
     }
 }
 
@@ -277,225 +214,5 @@ impl Shared {
         };
         self.metrics.lock_waits.record(u64::try_from(waited).unwrap_or(u64::MAX));
         state
-    }
-
-    /// Takes a connection out of its hub and asks its task to close at once.
-    pub(crate) fn evict(&self, state: &mut State, peer: &Peer, reason: CloseReason) {
-        let text = reason.text();
-        let overloaded = reason == CloseReason::Overloaded;
-        if peer.evict(reason) {
-            self.metrics.evicted.add(1);
-            self.metrics.overloaded.add(u64::from(overloaded));
-            log::warn!(
-                "connection {} is closed with {} bytes queued or half read: {text}",
-                peer.id,
-                peer.weight()
-            );
-        }
-        state.leave(peer.id);
-    }
-
-    /// Evicts those who cost most until the process is within its budget. Who is about to go counts
-    /// as gone.
-    pub(crate) fn relieve(&self, state: &mut State) {
-        let excess = self.budget.excess();
-        if excess == 0 {
-            return;
-        }
-        let peers = state.connections.values().map(|entry| Arc::clone(&entry.peer));
-        let (doomed, mut peers): (Vec<_>, Vec<_>) = peers.partition(|peer| peer.is_evicted());
-        let mut excess = excess.saturating_sub(doomed.iter().map(|peer| peer.weight()).sum());
-        peers.sort_by_cached_key(|peer| Reverse(peer.weight()));
-        for peer in peers {
-            if excess == 0 {
-                break;
-            }
-            excess = excess.saturating_sub(peer.weight());
-            self.evict(state, &peer, CloseReason::Overloaded);
-        }
-    }
-}
-
-impl State {
-    /// All connections of the process, members of a hub or not.
-    pub(crate) fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
-        self.connections.values().map(|entry| &entry.peer)
-    }
-
-    /// A hub, if it has members.
-    pub(crate) fn members(&self, hub: &str) -> Option<&Members> {
-        self.hubs.get(hub)
-    }
-
-    /// A connection's membership, while it is a member.
-    pub(crate) fn membership(&self, id: ConnectionId) -> Option<&Membership> {
-        self.connections.get(&id)?.membership.as_deref()
-    }
-
-    /// The same, and the hub around it, to change both.
-    pub(crate) fn place(&mut self, id: ConnectionId) -> Option<Place<'_>> {
-        let Entry { peer, membership } = self.connections.get_mut(&id)?;
-        let membership = membership.as_deref_mut()?;
-        let here = self.hubs.get_mut(&membership.hub)?;
-        Some(Place { peer, membership, here, relay: self.relay.as_deref() })
-    }
-
-    /// Makes a registered connection a member.
-    pub(crate) fn enter(
-        &mut self,
-        hub: &Arc<str>,
-        peer: &Arc<Peer>,
-        user: Option<Arc<str>>,
-    ) -> Ticket {
-        self.last_ticket.0 += 1;
-        let ticket = self.last_ticket;
-        let Some(entry) = self.connections.get_mut(&peer.id) else { return ticket };
-        let teller = Teller { relay: self.relay.as_deref(), hub };
-        let here = self.hubs.entry(Arc::clone(hub)).or_insert_with(|| {
-            teller.first_came(Target::All);
-            Members::default()
-        });
-        here.all.insert(peer.id, Arc::clone(peer));
-        if let Some(user) = &user {
-            let peers = here.users.entry(Arc::clone(user)).or_insert_with(|| {
-                teller.first_came(Target::User(user));
-                Vec::with_capacity(1)
-            });
-            peers.push(Arc::clone(peer));
-        }
-        let hub = Arc::clone(hub);
-        let membership = Membership { ticket, hub, user, groups: Vec::new() };
-        entry.membership = Some(Box::new(membership));
-        ticket
-    }
-
-    /// Takes a connection out of its hub, its user and its groups; empty ones go with it.
-    pub(crate) fn leave(&mut self, id: ConnectionId) {
-        let Some(entry) = self.connections.get_mut(&id) else { return };
-        let Some(membership) = entry.membership.take() else { return };
-        let Some(here) = self.hubs.get_mut(&membership.hub) else { return };
-        let teller = Teller { relay: self.relay.as_deref(), hub: &membership.hub };
-        here.all.remove(&id);
-        if let Some(user) = membership.user {
-            here.leave_user(&user, id, teller);
-        }
-        for group in membership.groups {
-            here.leave_group(&group, id, teller);
-        }
-        if here.all.is_empty() {
-            teller.last_left(Target::All);
-            self.hubs.remove(&membership.hub);
-        } else {
-            shrink(&mut here.users);
-            shrink(&mut here.groups);
-        }
-    }
-}
-
-impl Members {
-    /// How many receivers there are.
-    pub(crate) fn count(&self, target: Target<'_>) -> usize {
-        let users = |user: &str| self.users.get(user).map_or(0, Vec::len);
-        match target {
-            Target::User(user) => users(user),
-            Target::Users(list) => list.iter().map(|user| users(user)).sum(),
-            Target::All => self.all.len(),
-            #[cfg(feature = "control")]
-            Target::Connection(id) => usize::from(self.all.contains_key(&id)),
-            #[cfg(feature = "control")]
-            Target::Foreign(_) => 0,
-            Target::Group(group) => self.groups.get(group).map_or(0, Peers::len),
-        }
-    }
-
-    /// The receivers in their order, where a target may have many.
-    #[cfg(feature = "control")]
-    pub(crate) fn crowd(&self, target: Target<'_>) -> Option<&Peers> {
-        match target {
-            Target::All => Some(&self.all),
-            Target::Group(group) => self.groups.get(group),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn receivers(&self, target: Target<'_>, mut each: impl FnMut(&Arc<Peer>)) {
-        let mut users = |user: &str| self.users.get(user).into_iter().flatten().for_each(&mut each);
-        match target {
-            Target::User(user) => users(user),
-            Target::Users(list) => list.iter().for_each(|user| users(user)),
-            Target::All => self.all.values().for_each(each),
-            #[cfg(feature = "control")]
-            Target::Connection(id) => self.all.get(&id).into_iter().for_each(each),
-            #[cfg(feature = "control")]
-            Target::Foreign(_) => {}
-            Target::Group(group) => {
-                self.groups.get(group).into_iter().flat_map(Peers::values).for_each(each);
-            }
-        }
-    }
-
-    fn leave_user(&mut self, user: &str, id: ConnectionId, teller: Teller<'_>) {
-        let Some(peers) = self.users.get_mut(user) else { return };
-        peers.retain(|peer| peer.id != id);
-        if peers.is_empty() {
-            teller.last_left(Target::User(user));
-            self.users.remove(user);
-        }
-    }
-
-    pub(crate) fn leave_group(&mut self, group: &str, id: ConnectionId, teller: Teller<'_>) {
-        let Some(peers) = self.groups.get_mut(group) else { return };
-        peers.remove(&id);
-        if peers.is_empty() {
-            teller.last_left(Target::Group(group));
-            self.groups.remove(group);
-        }
-    }
-}
-
-/// Maps keep their room when entries go; after a crowd has left, give it back. A quarter full
-/// leaves half of what remains free, so that this happens once per halving.
-fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
-    const SMALL: usize = 64;
-    if map.capacity() > SMALL && map.len() < map.capacity() / 4 {
-        map.shrink_to(map.len() * 2);
-    }
-}
-
-/// A connection's place in the list of all of them. Dropped, it takes the connection out, and
-/// out of its hub if it is still there.
-pub(crate) struct Registration {
-    shared: Arc<Shared>,
-    pub(crate) peer: Arc<Peer>,
-}
-
-impl Registration {
-    /// Gives back what a delivery counted against the budgets.
-    pub(crate) fn release(&self, weight: usize) {
-        self.peer.release(weight, &self.shared.budget);
-    }
-
-    /// Counts what a half-read message takes, which may be more than the process has left.
-    pub(crate) fn hold(&self, bytes: usize) {
-        self.peer.hold(bytes, &self.shared.budget);
-        if bytes > 0 && self.shared.budget.excess() > 0 {
-            self.shared.relieve(&mut self.shared.lock());
-        }
-    }
-
-    pub(crate) fn metrics(&self) -> &Metrics {
-        &self.shared.metrics
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.hold(0);
-        let mut state = self.shared.lock();
-        state.leave(self.peer.id);
-        if state.connections.remove(&self.peer.id).is_some() {
-            self.shared.metrics.past.take_over(&self.peer.about);
-        }
-        shrink(&mut state.connections);
     }
 }

@@ -11,12 +11,13 @@ use crate::{
     config::SameUser,
     directory::ConnectionInfo,
     filter::{Filter, Subject},
-    hub::{Hub, State},
+    hub::Hub,
     page::{Connected, Found, MAX_ENTRIES, Page},
     peer::{ConnectionId, Peer},
     question::{Act, Answer, Ask, Change, Counted, Newest, Told},
     relay::{Settling, settled},
     selection::Selection,
+    state::State,
     target::Target,
 };
 

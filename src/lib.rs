@@ -25,12 +25,12 @@
 //! # Reading order
 //!
 //! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `turns`, `queue`, `about`,
-//! `peer`, `target`, `filter`, `selection`, `page`, `question`, `relay`, `gate`, `fan_out`, `hub`,
-//! `publish`, `member`, `directory`, `inquiry`. How it travels: `socket`, `output`, `watch`,
-//! `inflow`, `wire`, `session`, `connection`. How it begins: `route`, `head`, `auth`, `handler`,
-//! `answer`, `offer`, `handshake`. Who is told of it: `events`. What holds it together: `config`,
-//! `metrics`, `process`, `listener`, `pause`, `backplane`, `server`, and last what the daemon
-//! serves: `endpoint` to clients, `control` to backends.
+//! `peer`, `target`, `filter`, `selection`, `page`, `question`, `relay`, `gate`, `fan_out`,
+//! `state`, `hub`, `evictions`, `publish`, `member`, `directory`, `inquiry`. How it travels:
+//! `socket`, `output`, `watch`, `inflow`, `wire`, `session`, `connection`. How it begins: `route`,
+//! `head`, `auth`, `handler`, `answer`, `offer`, `handshake`. Who is told of it: `events`. What
+//! holds it together: `config`, `metrics`, `process`, `listener`, `pause`, `backplane`, `server`, and
+//! last what the daemon serves: `endpoint` to clients, `control` to backends.
 //!
 //! # Invariants
 //!
@@ -65,6 +65,7 @@ mod endpoint;
 mod error;
 #[cfg(feature = "control")]
 mod events;
+mod evictions;
 mod fan_out;
 #[cfg(feature = "control")]
 mod filter;
@@ -109,6 +110,7 @@ mod selection;
 mod server;
 mod session;
 mod socket;
+mod state;
 mod target;
 
 #[cfg(feature = "tls")]

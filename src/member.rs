@@ -7,11 +7,12 @@ use crate::{
     config::SameUser,
     fan_out::Sent,
     frame::{Form, Message},
-    hub::{Hub, State, Ticket},
+    hub::Hub,
     peer::{ConnectionId, Peer},
     place::{JoinError, Place},
     relay,
     rights::Action,
+    state::{State, Ticket},
     target::Target,
 };
 

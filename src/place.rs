@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::{
-    hub::{Members, Membership, Peers},
     peer::Peer,
     relay::{Relay, Teller},
+    state::{Members, Membership, Peers},
     target::Target,
 };
 

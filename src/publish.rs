@@ -8,9 +8,10 @@ use crate::{
     close::CloseReason,
     fan_out::{FanOut, Sent},
     frame::{Form, Publication},
-    hub::{Hub, State},
+    hub::Hub,
     peer::{ConnectionId, Peer},
     relay::{Post, Room, Settling, Unreached},
+    state::State,
     target::Target,
 };
 

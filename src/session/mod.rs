@@ -30,8 +30,9 @@ use crate::{
     bucket::Bucket,
     close::CloseReason,
     config::Config,
+    evictions::Registration,
     frame::Item,
-    hub::{Hub, Registration},
+    hub::Hub,
     peer::{ConnectionId, Peer},
     wire::Wire,
 };
