@@ -100,7 +100,7 @@ pub(crate) async fn open(
             agreed = timeout_at(deadline, negotiation) => {
                 agreed.unwrap_or_else(|_| Err(Instead::Answer(timed_out())))
             }
-            () = server.stopped() => Err(Instead::Answer(stopping())),
+            () = server.ending.begun() => Err(Instead::Answer(stopping())),
         }
     };
     drop(pending);
@@ -370,7 +370,7 @@ impl Agreed {
             let left = at.duration_since(SystemTime::now()).unwrap_or_default();
             io.expire_at(Instant::now() + left.min(LONGEST_TOKEN));
         }
-        if server.has_stopped() {
+        if server.ending.has_begun() {
             io.begin_close(CloseReason::Restart { reconnect_after: Duration::from_secs(1) });
         }
         let shared = Arc::new(session::Shared {

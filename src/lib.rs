@@ -29,8 +29,8 @@
 //! `state`, `hub`, `evictions`, `publish`, `member`, `directory`, `inquiry`. How it travels:
 //! `socket`, `output`, `watch`, `inflow`, `wire`, `session`, `connection`. How it begins: `route`,
 //! `head`, `auth`, `handler`, `answer`, `offer`, `handshake`. Who is told of it: `events`. What
-//! holds it together: `config`, `metrics`, `process`, `listener`, `pause`, `backplane`, `server`, and
-//! last what the daemon serves: `endpoint` to clients, `control` to backends.
+//! holds it together: `config`, `metrics`, `process`, `listener`, `pause`, `backplane`, `server`,
+//! `drain`, and last what the daemon serves: `endpoint` to clients, `control` to backends.
 //!
 //! # Invariants
 //!
@@ -61,6 +61,7 @@ mod connection;
 #[cfg(feature = "control")]
 mod control;
 mod directory;
+mod drain;
 mod endpoint;
 mod error;
 #[cfg(feature = "control")]
@@ -139,6 +140,7 @@ pub use crate::{
     config::{Config, Expiry, SameUser, parse_duration, parse_size},
     connection::{Closed, Connection, Sender},
     directory::ConnectionInfo,
+    drain::Drained,
     error::Error,
     fan_out::Sent,
     frame::{Message, Utf8Bytes},
@@ -152,7 +154,7 @@ pub use crate::{
     place::JoinError,
     rights::{Action, Permission, Rights},
     route::Params,
-    server::{Drained, Server},
+    server::Server,
     socket::PeerAddr,
 };
 #[cfg(feature = "backplane")]

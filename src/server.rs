@@ -1,22 +1,18 @@
-//! The accept loop, a task for each socket, and the way out.
+//! A server: what it is made of, its accept loop, and a task for each socket.
 
 use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Either, join_all, select},
 };
-use tokio::{
-    sync::{Semaphore, watch},
-    time::{Instant, sleep, timeout, timeout_at},
-};
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
 #[cfg(feature = "backplane")]
@@ -32,8 +28,8 @@ use crate::{
     admission::Admission,
     answer::Answer,
     auth::{Guard, Identity, Rejection},
-    close::CloseReason,
     config::Config,
+    drain::{Drained, Ending, drain},
     handler::Route,
     handshake,
     hub::Hub,
@@ -43,9 +39,6 @@ use crate::{
     route::Pattern,
     session::{self, Opened},
 };
-
-/// How long it may take until all that was accepted is queued.
-const ACCEPTED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A WebSocket server: routes, a hub, and the limits of both.
 ///
@@ -92,15 +85,7 @@ pub(crate) struct Shared {
     #[cfg(feature = "backplane")]
     pub(crate) node: Option<Arc<Node>>,
     pub(crate) permits: Arc<Semaphore>,
-    draining: AtomicBool,
-    stop: watch::Sender<bool>,
-}
-
-/// How a server ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
-    /// Connections that were still there when `shutdown_grace` ran out.
-    pub left: usize,
+    pub(crate) ending: Ending,
 }
 
 impl Default for Server {
@@ -148,8 +133,7 @@ impl Server {
                 #[cfg(feature = "backplane")]
                 node: None,
                 permits: Arc::new(Semaphore::new(limit)),
-                draining: AtomicBool::new(false),
-                stop: watch::Sender::new(false),
+                ending: Ending::default(),
                 config: Arc::new(config),
             },
         }
@@ -245,7 +229,7 @@ impl Server {
         });
         let shutdown = async {
             shutdown.await;
-            shared.draining.store(true, Relaxed);
+            shared.ending.announce();
             sleep(shared.config.drain_delay).await;
         };
         let limit = shared.permits.available_permits();
@@ -272,20 +256,6 @@ impl Server {
 }
 
 impl Shared {
-    /// Ready once the server stops.
-    pub(crate) async fn stopped(&self) {
-        // The sender lives in `self`: it cannot be gone.
-        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
-    }
-
-    pub(crate) fn has_stopped(&self) -> bool {
-        *self.stop.borrow()
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Relaxed)
-    }
-
     /// Whether the next connection on the data port would be told that there is no room.
     #[cfg(feature = "control")]
     pub(crate) fn is_full(&self) -> bool {
@@ -302,7 +272,7 @@ impl Shared {
     pub(crate) fn page(&self, path: &str) -> Option<Answer> {
         let ok = || Answer::new(StatusCode::OK, "text/plain; charset=utf-8", b"ok\n".to_vec());
         match path {
-            "/readyz" if self.is_draining() => Some(Rejection::new(503, "draining").into()),
+            "/readyz" if self.ending.is_announced() => Some(Rejection::new(503, "draining").into()),
             #[cfg(feature = "backplane")]
             "/readyz" if self.is_cut_off() => Some(Rejection::new(503, "backplane").into()),
             "/healthz" | "/readyz" => Some(ok()),
@@ -372,50 +342,6 @@ async fn refuse(incoming: Incoming, answer: Answer, hub: Hub) {
     if let Some(mut socket) = incoming.into_plain() {
         answer.send(&mut socket).await;
     }
-}
-
-/// Tells every connection to go and waits until they have gone.
-async fn drain(shared: &Shared, limit: usize) -> Drained {
-    shared.stop.send_replace(true);
-    // What is accepted is queued within one poll of a connection's task.
-    let _ = timeout(ACCEPTED_TIMEOUT, shared.hub.gate().shut()).await;
-    let open = || limit - shared.permits.available_permits();
-    let count = open();
-    let (mut index, spread) = (0, shared.config.drain_spread);
-    shared.hub.close_all(|| {
-        index += 1;
-        CloseReason::Restart { reconnect_after: reconnect_after(index, count, spread) }
-    });
-    let all = u32::try_from(limit).unwrap_or(u32::MAX);
-    let deadline = Instant::now() + shared.config.shutdown_grace;
-    let gone = timeout_at(deadline, async {
-        let _connections = shared.permits.acquire_many(all).await;
-        #[cfg(feature = "control")]
-        if let Some(control) = &shared.control {
-            control.gone().await;
-        }
-    });
-    let left = if gone.await.is_ok() { 0 } else { open() };
-    #[cfg(feature = "control")]
-    let left = left + shared.control.as_ref().map_or(0, Control::connections);
-    #[cfg(feature = "control")]
-    if let Some(upstream) = &shared.upstream {
-        upstream.flush(deadline).await;
-    }
-    #[cfg(feature = "backplane")]
-    if let Some(node) = &shared.node {
-        node.leave();
-        node.flush(deadline).await;
-    }
-    Drained { left }
-}
-
-/// A different moment for each connection: evenly over `spread`, and a millisecond apart at least.
-fn reconnect_after(index: usize, count: usize, spread: Duration) -> Duration {
-    let millis = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-    let share = u32::try_from(index).unwrap_or(u32::MAX);
-    let step = spread / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
-    (step * share).max(Duration::from_millis(millis(index)))
 }
 
 /// How many are at something now.

@@ -115,7 +115,7 @@ pub(crate) async fn serve(socket: Socket, read: Vec<u8>, port: Port, server: &Sh
     let mut connection = http.serve_connection(io, service);
     let mut end = tokio::select! {
         end = poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(end),
-        () = server.stopped() => None,
+        () = server.ending.begun() => None,
     };
     if end.is_none() {
         // The request that is under way is still answered.
@@ -190,7 +190,7 @@ impl Control {
 }
 
 fn readiness(server: &Shared) -> Reply {
-    if server.is_draining() {
+    if server.ending.is_announced() {
         Reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else if server.is_full() {
         Reply::text(StatusCode::SERVICE_UNAVAILABLE, "full\n")
