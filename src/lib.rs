@@ -29,8 +29,8 @@
 //! `state`, `hub`, `evictions`, `publish`, `member`, `directory`, `inquiry`. How it travels:
 //! `socket`, `output`, `watch`, `inflow`, `wire`, `session`, `connection`. How it begins: `route`,
 //! `head`, `auth`, `handler`, `answer`, `offer`, `handshake`. Who is told of it: `events`. What
-//! holds it together: `config`, `metrics`, `process`, `listener`, `pause`, `backplane`, `server`,
-//! `drain`, and last what the daemon serves: `endpoint` to clients, `control` to backends.
+//! holds it together: `config`, `counter`, `metrics`, `process`, `listener`, `pause`, `backplane`,
+//! `server`, `drain`, and last what the daemon serves: `endpoint` to clients, `control` to backends.
 //!
 //! # Invariants
 //!
@@ -60,6 +60,7 @@ mod config;
 mod connection;
 #[cfg(feature = "control")]
 mod control;
+mod counter;
 mod directory;
 mod drain;
 mod endpoint;
@@ -139,6 +140,7 @@ pub use crate::{
     close::{CloseReason, is_sendable},
     config::{Config, Expiry, SameUser, parse_duration, parse_size},
     connection::{Closed, Connection, Sender},
+    counter::{ByNumber, Counter, Histogram},
     directory::ConnectionInfo,
     drain::Drained,
     error::Error,
@@ -148,7 +150,7 @@ pub use crate::{
     hub::{Counts, Hub},
     listener::{Address, Listener, Sharing},
     member::{Member, UserTaken},
-    metrics::{ByNumber, Counter, Histogram, Metrics, Traffic},
+    metrics::{Metrics, Traffic},
     origin::{AllowedOrigin, Origin},
     peer::ConnectionId,
     place::JoinError,

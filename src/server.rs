@@ -1,12 +1,6 @@
 //! A server: what it is made of, its accept loop, and a task for each socket.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
+use std::{future::Future, sync::Arc};
 
 use futures_util::{
     FutureExt,
@@ -29,6 +23,7 @@ use crate::{
     answer::Answer,
     auth::{Guard, Identity, Rejection},
     config::Config,
+    counter::Gauge,
     drain::{Drained, Ending, drain},
     handler::Route,
     handshake,
@@ -341,30 +336,6 @@ async fn refuse(incoming: Incoming, answer: Answer, hub: Hub) {
     hub.metrics().answer(answer.status().as_u16());
     if let Some(mut socket) = incoming.into_plain() {
         answer.send(&mut socket).await;
-    }
-}
-
-/// How many are at something now.
-#[derive(Debug, Default)]
-pub(crate) struct Gauge(AtomicUsize);
-
-impl Gauge {
-    /// Counts one more until what is returned is dropped.
-    pub(crate) fn enter(&self) -> impl Drop {
-        self.0.fetch_add(1, Relaxed);
-        Entered(self)
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.load(Relaxed)
-    }
-}
-
-struct Entered<'a>(&'a Gauge);
-
-impl Drop for Entered<'_> {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Relaxed);
     }
 }
 

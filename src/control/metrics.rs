@@ -18,8 +18,9 @@ use prometheus_client::{
 
 use super::rest::CallCounts;
 use crate::{
+    counter::{ByNumber, Histogram},
     hub::Hub,
-    metrics::{ByNumber, EventCounters, EventKind, EventOutcome, Histogram},
+    metrics::{EventCounters, EventKind, EventOutcome},
     process::Process,
 };
 #[cfg(feature = "backplane")]

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     access_keys::AccessKeys,
+    counter::ByNumber,
     hub::Hub,
-    metrics::ByNumber,
     protocol::{check_group, check_hub},
     question::{Answer, Ask, Told, Whom},
     route::{Match, Params, Pattern},
