@@ -20,10 +20,7 @@ pub(super) fn named_seat(
     _: Option<&str>,
 ) -> Result<Seat, Rejection> {
     let user = &request.params()["user_id"];
-    if user.len() > 128 || user.chars().any(char::is_control) {
-        let rule = "user_id must be 1 to 128 bytes without control characters";
-        return Err(Rejection::new(400, rule));
-    }
+    protocol::check_user(user).map_err(|rule| Rejection::new(400, rule))?;
     let may_be = |name| name == user;
     if !identity.user_id().map_or(identity.is_unnamed_by_choice(), may_be) {
         return Err(Rejection::forbidden());

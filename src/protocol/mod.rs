@@ -3,6 +3,7 @@
 //! `data` is carried, not parsed: it is a [`RawValue`] from the sender's frame to the receivers',
 //! so numbers, key order and white space arrive as they were sent.
 
+mod names;
 mod outgoing;
 
 use std::borrow::Cow;
@@ -13,16 +14,16 @@ use serde_json::value::RawValue;
 #[cfg(feature = "control")]
 use serde_json::value::to_raw_value;
 
+use self::names::check_event;
+#[cfg(feature = "control")]
+pub(crate) use self::names::is_group_name;
 #[cfg(feature = "backplane")]
 pub(crate) use self::outgoing::GAP;
-pub(crate) use self::outgoing::{Batch, PONG, Source, ack, connected, disconnected, failure};
+pub(crate) use self::{
+    names::{check_group, check_hub, check_user},
+    outgoing::{Batch, PONG, Source, ack, connected, disconnected, failure},
+};
 use crate::frame::Opcode;
-
-/// Characters in a group's name.
-const MAX_GROUP: usize = 1024;
-
-/// Characters in an event's name.
-const MAX_EVENT: usize = 128;
 
 /// What a client may ask for.
 #[derive(Debug)]
@@ -165,44 +166,15 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// 1 to 1,024 characters, not blank.
-pub(crate) fn is_group_name(name: &str) -> bool {
-    let is_long = name.len() > MAX_GROUP && name.chars().count() > MAX_GROUP;
-    !name.trim().is_empty() && !is_long
-}
-
 fn group(name: Option<Text<'_>>) -> Result<Cow<'_, str>, String> {
     let name = name.ok_or("group: is required")?.0;
     check_group(&name)?;
     Ok(name)
 }
 
-/// The rule for the names of groups.
-pub(crate) fn check_group(name: &str) -> Result<(), String> {
-    if !is_group_name(name) {
-        return Err(format!("group: must be 1 to {MAX_GROUP} characters, not blank"));
-    }
-    Ok(())
-}
-
-/// The rule for the names of hubs.
-pub(crate) fn check_hub(name: &str) -> Result<(), &'static str> {
-    let mut bytes = name.bytes();
-    let letter = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic());
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_`,.[]".contains(&byte);
-    if !letter || name.len() > 128 || !bytes.all(fits) {
-        return Err("hub must match [A-Za-z][A-Za-z0-9_`,.[]]{0,127}");
-    }
-    Ok(())
-}
-
-/// A name may become a segment of a path, and dots are steps in one (RFC 3986 section 5.2.4).
 fn event(name: Option<Text<'_>>) -> Result<Cow<'_, str>, String> {
     let name = name.ok_or("event: is required")?.0;
-    let dots = name == "." || name == "..";
-    if name.is_empty() || dots || name.len() > MAX_EVENT && name.chars().count() > MAX_EVENT {
-        return Err(format!("event: must be 1 to {MAX_EVENT} characters, not . or .."));
-    }
+    check_event(&name)?;
     Ok(name)
 }
 
