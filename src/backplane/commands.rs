@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     frame::{Form, Kind, Publication},
-    protocol::{Batch, DataType, OwnedPayload, Source},
+    protocol::{Batch, DataType, Payload, Source},
     relay::Post,
     selection::Selection,
     target::Target,
@@ -110,7 +110,7 @@ impl Carrier {
         let asked: Asked<'_> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         Selection::new(asked.filter.as_deref(), asked.excluded.clone())
             .map_err(|error| error.to_string())?;
-        let payload = asked.payload()?;
+        let payload = Payload::new(asked.data_type.unwrap_or(DataType::Json), asked.data)?;
         let mut users = Vec::new();
         let (target, source) = match &asked.to {
             To::All(_) => (Target::All, Source::Server),
@@ -126,7 +126,7 @@ impl Carrier {
             To::Nodes(_) | To::Node(_) => return Err("to: must name clients".to_owned()),
         };
         let mut message = Batch::default();
-        message.push(source, None, payload.as_payload());
+        message.push(source, None, payload);
         let wire = message.encode(Form::Envelope);
         let (hub, excluded) = (&*asked.hub, &asked.excluded[..]);
         let filter = asked.filter.as_deref();
@@ -178,13 +178,6 @@ struct Asked<'a> {
 
 fn default_hub() -> Cow<'static, str> {
     Cow::Borrowed("default")
-}
-
-impl Asked<'_> {
-    fn payload(&self) -> Result<OwnedPayload, String> {
-        OwnedPayload::new(self.data_type.unwrap_or(DataType::Json), self.data)
-            .map_err(|rule| format!("data: {rule}"))
-    }
 }
 
 async fn within<T>(asked: Io<'_, T>) -> io::Result<T> {

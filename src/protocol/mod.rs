@@ -5,25 +5,27 @@
 
 mod names;
 mod outgoing;
+mod payload;
 
 use std::borrow::Cow;
 
-use data_encoding::BASE64;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-#[cfg(feature = "control")]
-use serde_json::value::to_raw_value;
 
 use self::names::check_event;
 #[cfg(feature = "control")]
 pub(crate) use self::names::is_group_name;
 #[cfg(feature = "backplane")]
 pub(crate) use self::outgoing::GAP;
+#[cfg(not(feature = "control"))]
+use self::payload::DataType;
+#[cfg(feature = "control")]
+pub(crate) use self::payload::{DataType, OwnedPayload};
 pub(crate) use self::{
     names::{check_group, check_hub, check_user},
     outgoing::{Batch, PONG, Source, ack, connected, disconnected, failure},
+    payload::Payload,
 };
-use crate::frame::Opcode;
 
 /// What a client may ask for.
 #[derive(Debug)]
@@ -42,23 +44,6 @@ pub(crate) enum Action<'a> {
     Event { name: Cow<'a, str>, payload: Payload<'a> },
     SequenceAck,
     Ping,
-}
-
-/// `dataType` and `data`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Payload<'a> {
-    data_type: DataType,
-    pub(crate) data: &'a RawValue,
-}
-
-/// What kind of value `data` is, and which media type it has outside of JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum DataType {
-    Json,
-    Text,
-    Binary,
-    Protobuf,
 }
 
 /// Errors by the names of the published protocol.
@@ -191,137 +176,8 @@ fn users(user: Option<Text<'_>>, users: Option<Vec<String>>) -> Result<Vec<Strin
 }
 
 fn payload(data_type: Option<DataType>, data: Option<&RawValue>) -> Result<Payload<'_>, String> {
-    let payload = Payload {
-        data_type: data_type.unwrap_or(DataType::Json),
-        data: data.ok_or("data: is required")?,
-    };
-    match payload.data_type {
-        DataType::Json => {}
-        DataType::Text if data.is_some_and(is_string) => {}
-        DataType::Text => return Err("data: must be a string for dataType text".to_owned()),
-        DataType::Binary | DataType::Protobuf => {
-            decode_base64(payload.data).ok_or("data: must be base64 for this dataType")?;
-        }
-    }
-    Ok(payload)
-}
-
-/// Only what is escaped can be a string to a lenient reader and none to a strict one: half a
-/// surrogate pair.
-fn is_string(data: &RawValue) -> bool {
-    let text = data.get();
-    text.starts_with('"')
-        && (!text.contains('\\') || serde_json::from_str::<Text<'_>>(text).is_ok())
-}
-
-fn decode_base64(data: &RawValue) -> Option<Vec<u8>> {
-    let text: Text<'_> = serde_json::from_str(data.get()).ok()?;
-    BASE64.decode(text.0.as_bytes()).ok()
-}
-
-impl Payload<'_> {
-    #[cfg(feature = "control")]
-    pub(crate) fn data_type(&self) -> DataType {
-        self.data_type
-    }
-
-    /// The payload alone, without JSON around it.
-    pub(crate) fn to_plain(self) -> Vec<u8> {
-        match self.data_type {
-            DataType::Json => self.data.get().as_bytes().to_vec(),
-            DataType::Text => {
-                let text = serde_json::from_str::<Text<'_>>(self.data.get());
-                text.map(|text| text.0.into_owned().into_bytes()).unwrap_or_default()
-            }
-            DataType::Binary | DataType::Protobuf => decode_base64(self.data).unwrap_or_default(),
-        }
-    }
-}
-
-/// A payload that comes from a backend.
-#[cfg(feature = "control")]
-#[derive(Debug)]
-pub(crate) struct OwnedPayload {
-    data_type: DataType,
-    data: Box<RawValue>,
-}
-
-#[cfg(feature = "control")]
-impl OwnedPayload {
-    /// A payload as clients write it.
-    ///
-    /// # Errors
-    /// The rule that it breaks, if it is not what the type says.
-    #[cfg(feature = "backplane")]
-    pub(crate) fn new(data_type: DataType, data: &RawValue) -> Result<Self, String> {
-        let text = || serde_json::from_str::<String>(data.get());
-        match data_type {
-            DataType::Json => {}
-            DataType::Text => _ = text().map_err(|_| "text must be a string")?,
-            DataType::Binary | DataType::Protobuf => {
-                let text = text().map_err(|_| "binary must be a string in base64")?;
-                BASE64.decode(text.as_bytes()).map_err(|_| "binary must be a string in base64")?;
-            }
-        }
-        Ok(Self { data_type, data: data.to_owned() })
-    }
-
-    /// # Errors
-    /// The rule that the bytes break, if they are not what the type says.
-    pub(crate) fn from_plain(data_type: DataType, bytes: &[u8]) -> Result<Self, String> {
-        let string = |text: &str| to_raw_value(text).map_err(|error| error.to_string());
-        let data = match data_type {
-            // Carried as it came.
-            DataType::Json => {
-                serde_json::from_slice(bytes).map_err(|error| format!("is not JSON: {error}"))
-            }
-            DataType::Text => {
-                string(std::str::from_utf8(bytes).map_err(|_| "text must be UTF-8".to_owned())?)
-            }
-            DataType::Binary | DataType::Protobuf => string(&BASE64.encode(bytes)),
-        };
-        Ok(Self { data_type, data: data? })
-    }
-
-    pub(crate) fn as_payload(&self) -> Payload<'_> {
-        Payload { data_type: self.data_type, data: &self.data }
-    }
-}
-
-impl DataType {
-    /// The type that a `Content-Type` stands for.
-    #[cfg(feature = "control")]
-    pub(crate) fn of_media_type(content_type: &str) -> Option<Self> {
-        let media_type = content_type.split(';').next().unwrap_or_default().trim();
-        let all = [Self::Json, Self::Text, Self::Binary, Self::Protobuf];
-        all.into_iter().find(|one| media_type.eq_ignore_ascii_case(one.media_type()))
-    }
-
-    #[cfg(feature = "control")]
-    pub(crate) fn media_type(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::Text => "text/plain",
-            Self::Binary => "application/octet-stream",
-            Self::Protobuf => "application/x-protobuf",
-        }
-    }
-
-    fn opcode(self) -> Opcode {
-        match self {
-            Self::Json | Self::Text => Opcode::Text,
-            Self::Binary | Self::Protobuf => Opcode::Binary,
-        }
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Text => "text",
-            Self::Binary => "binary",
-            Self::Protobuf => "protobuf",
-        }
-    }
+    let data = data.ok_or("data: is required")?;
+    Ok(Payload::new(data_type.unwrap_or(DataType::Json), data)?)
 }
 
 #[cfg(test)]
