@@ -1,23 +1,15 @@
 //! The byte stream under tungstenite.
 //!
 //! tungstenite reads and judges what comes in and answers pings and closes; it works on bytes
-//! that we hand it and never sees the socket. Reading goes through one large buffer per thread,
-//! and the protocol object itself is lent by the thread as well: between messages there is
-//! nothing in it worth keeping, so an idle connection owns neither.
+//! that we hand it and never sees the socket.
 
 use std::{
-    cell::RefCell,
-    io::{self, Read, Write},
-    mem,
+    io, mem,
     task::{Context, Poll, ready},
 };
 
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::{
-    self, Utf8Bytes,
-    error::ProtocolError,
-    protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext},
-};
+use tokio_tungstenite::tungstenite::{self, Utf8Bytes, error::ProtocolError, protocol::CloseFrame};
 
 use crate::{
     about::About,
@@ -25,21 +17,11 @@ use crate::{
     config::Config,
     frame::{Delivery, Message, Opcode, push_frame},
     inflow::Inflow,
+    input::{Input, SCRATCH, give_scratch, take_scratch},
     output::Output,
     socket::Socket,
     watch::{FrameWatch, Violation},
 };
-
-/// What one read of a socket may bring. Large messages cost few system calls this way.
-const SCRATCH: usize = 64 << 10;
-
-/// What tungstenite allocates for reading, and takes from us at a time. It clears as much before
-/// each take, so more would cost small messages, less would cost large ones.
-const CHUNK: usize = 1 << 10;
-
-/// A protocol object that has read a frame larger than this is not lent again: tungstenite never
-/// gives its buffer back.
-const KEEP: u64 = 64 << 10;
 
 /// One socket after its opening handshake.
 pub(crate) struct Wire {
@@ -64,21 +46,6 @@ pub(crate) enum Inbound {
     Pong,
     /// The peer's close frame, which is answered already.
     Close(Option<CloseFrame>),
-}
-
-struct Input {
-    protocol: WebSocketContext,
-    watch: FrameWatch,
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// tungstenite has asked for more than there is: it holds no whole frame of its own either.
-    drained: bool,
-}
-
-thread_local! {
-    static INPUT: RefCell<Option<Box<Input>>> = const { RefCell::new(None) };
-    static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Wire {
@@ -129,7 +96,7 @@ impl Wire {
     /// The next thing in what was read already; `None` when more has to be read.
     pub(crate) fn decode(&mut self) -> Result<Option<Inbound>, CloseReason> {
         let Some(input) = &mut self.input else { return Ok(None) };
-        if input.start == input.end && input.watch.is_all_read() {
+        if input.is_empty() && input.watch.is_all_read() {
             // All that tungstenite could say is that it has nothing.
             input.drained = true;
             return Ok(None);
@@ -313,116 +280,6 @@ impl Wire {
 
     fn output(&mut self) -> &mut Output {
         self.output.get_or_insert_with(Output::lend)
-    }
-}
-
-impl Input {
-    /// Takes this thread's protocol object, or a new one if another connection keeps it.
-    fn lend(config: &Config) -> Box<Self> {
-        let limit = Some(config.max_message_size);
-        let lent = INPUT.with_borrow_mut(Option::take);
-        let lent = lent.filter(|input| input.protocol.get_config().max_message_size == limit);
-        let mut input = lent.unwrap_or_else(|| {
-            let settings = WebSocketConfig::default()
-                .read_buffer_size(CHUNK)
-                .write_buffer_size(0)
-                .max_message_size(limit)
-                .max_frame_size(limit);
-            let protocol = WebSocketContext::new(Role::Server, Some(settings));
-            let (watch, bytes) = (FrameWatch::default(), Vec::new());
-            Box::new(Self { protocol, watch, bytes, start: 0, end: 0, drained: true })
-        });
-        input.watch = FrameWatch::new(config.max_fragments, config.max_message_size as u64);
-        input
-    }
-
-    fn fill(&mut self, bytes: Vec<u8>, count: usize) {
-        (self.bytes, self.start, self.end, self.drained) = (bytes, 0, count, false);
-    }
-
-    fn give_back(self: Box<Self>) {
-        if self.watch.largest() <= KEEP {
-            INPUT.with_borrow_mut(|slot| *slot = Some(self));
-        }
-    }
-
-    /// Nothing in it that another connection must not get.
-    fn is_between_messages(&self) -> bool {
-        self.drained && self.watch.is_between_messages() && self.protocol.can_write()
-    }
-
-    fn split<'a>(
-        &'a mut self,
-        output: &'a mut Option<Box<Output>>,
-    ) -> (&'a mut WebSocketContext, Pipe<'a>) {
-        let unread = &self.bytes[self.start..self.end];
-        (
-            &mut self.protocol,
-            Pipe { unread, start: &mut self.start, watch: &mut self.watch, output },
-        )
-    }
-
-    fn give_scratch_if_drained(&mut self) {
-        if self.start == self.end && self.bytes.len() == SCRATCH {
-            give_scratch(mem::take(&mut self.bytes));
-            (self.start, self.end) = (0, 0);
-        }
-    }
-
-    /// The scratch buffer goes back to the thread even if the handler has not come to all of it.
-    fn keep_only_the_rest(&mut self) {
-        if self.bytes.len() == SCRATCH {
-            let rest = self.bytes[self.start..self.end].to_vec();
-            (self.start, self.end) = (0, rest.len());
-            give_scratch(mem::replace(&mut self.bytes, rest));
-        }
-    }
-}
-
-fn take_scratch() -> Vec<u8> {
-    let mut bytes = BYTES.take();
-    if bytes.is_empty() {
-        bytes = vec![0; SCRATCH];
-    }
-    bytes
-}
-
-fn give_scratch(bytes: Vec<u8>) {
-    BYTES.set(bytes);
-}
-
-/// What tungstenite takes for its stream: it reads what was read, and writes behind what waits.
-struct Pipe<'a> {
-    unread: &'a [u8],
-    start: &'a mut usize,
-    watch: &'a mut FrameWatch,
-    output: &'a mut Option<Box<Output>>,
-}
-
-impl Read for Pipe<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.unread.read(into)?;
-        if count == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        *self.start += count;
-        match self.watch.advance(&into[..count]) {
-            0 => Err(io::ErrorKind::WouldBlock.into()),
-            right => Ok(right),
-        }
-    }
-}
-
-/// Whole frames only: tungstenite hands over its buffer after each frame that it encodes.
-impl Write for Pipe<'_> {
-    fn write(&mut self, frames: &[u8]) -> io::Result<usize> {
-        let output = self.output.get_or_insert_with(Output::lend);
-        output.push_with(|own| own.extend_from_slice(frames));
-        Ok(frames.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
