@@ -120,6 +120,8 @@ mod target;
 mod tls;
 #[cfg(feature = "jwt")]
 mod token;
+#[cfg(feature = "jwt")]
+mod token_keys;
 mod turns;
 mod watch;
 mod wire;
@@ -128,8 +130,6 @@ mod wire;
 pub use crate::access_keys::AccessKeys;
 #[cfg(feature = "tls")]
 pub use crate::tls::{Tls, TlsFiles, certificate_guard};
-#[cfg(feature = "jwt")]
-pub use crate::token::{TokenGuard, TokenKeyFile, TokenKeys};
 #[cfg(feature = "control")]
 pub use crate::{
     auth::Claims,
@@ -165,4 +165,9 @@ pub use crate::{
     backplane::{Backplane, Memory},
     events::EventStream,
     metrics::BackplaneCounters,
+};
+#[cfg(feature = "jwt")]
+pub use crate::{
+    token::TokenGuard,
+    token_keys::{TokenKeyFile, TokenKeys},
 };

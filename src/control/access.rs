@@ -3,10 +3,7 @@
 use hyper::{StatusCode, header, http::request::Parts};
 
 use super::reply::Problem;
-use crate::{
-    access_keys::AccessKeys,
-    token::{TokenKeys, url_before},
-};
+use crate::{access_keys::AccessKeys, token::url_before, token_keys::TokenKeys};
 
 /// The published scheme: `Authorization: Bearer` with an HS256 token of an access key, whose
 /// audience is the URL that is asked for. It says nothing of the body; it expires soon.

@@ -328,7 +328,8 @@ mod jwt {
         auth::{Guard, Identity, Rejection, Request},
         origin::Verdict,
         socket::PeerAddr,
-        token::{TokenGuard, TokenKeys},
+        token::TokenGuard,
+        token_keys::TokenKeys,
     };
 
     const SECRET: &[u8] = b"a secret that is only known here, 48 bytes long.";
