@@ -12,7 +12,6 @@ use crate::{
     address_limits::{Admitted, TooMany},
     answer::Answer,
     auth::Rejection,
-    handshake,
     server::Shared,
     socket::PeerAddr,
 };
@@ -33,7 +32,7 @@ impl Admission {
         let place = Arc::clone(&server.permits).try_acquire_owned().map_err(|_| no_room())?;
         let address = peer.ip().filter(|address| !server.proxies.contain(*address));
         let admitted = address.map(|address| server.addresses.admit(address)).transpose();
-        let of_address = admitted.map_err(|TooMany| handshake::too_many_of_one())?.flatten();
+        let of_address = admitted.map_err(|TooMany| too_many_of_one())?.flatten();
         Ok(Self {
             #[cfg(feature = "control")]
             port: Port::Data,
@@ -58,4 +57,10 @@ impl Admission {
 
 fn no_room() -> Answer {
     Answer::from(Rejection::new(503, "too many connections")).with("retry-after", "5")
+}
+
+/// The client's address has had what it may have for now.
+pub(crate) fn too_many_of_one() -> Answer {
+    let rejection = Rejection::new(429, "too many connections from this address");
+    Answer::from(rejection).with("retry-after", "1")
 }

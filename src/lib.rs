@@ -28,7 +28,7 @@
 //! `peer`, `target`, `filter`, `selection`, `page`, `question`, `relay`, `gate`, `fan_out`,
 //! `state`, `hub`, `evictions`, `publish`, `member`, `directory`, `inquiry`. How it travels:
 //! `socket`, `output`, `watch`, `inflow`, `input`, `wire`, `session`, `connection`. How it begins: `route`,
-//! `head`, `auth`, `handler`, `answer`, `offer`, `handshake`. Who is told of it: `events`. What
+//! `head`, `auth`, `handler`, `answer`, `offer`, `agreement`, `handshake`. Who is told of it: `events`. What
 //! holds it together: `config`, `counter`, `metrics`, `process`, `listener`, `pause`, `backplane`,
 //! `server`, `drain`, and last what the daemon serves: `endpoint` to clients, `control` to backends.
 //!
@@ -50,6 +50,7 @@ mod access_keys;
 mod ack;
 mod address_limits;
 mod admission;
+mod agreement;
 mod answer;
 mod auth;
 #[cfg(feature = "backplane")]
