@@ -53,14 +53,14 @@ pub(crate) async fn open(
     let hurried = server.handshakes.count() > MANY_HANDSHAKES;
     let patience = server.config.open_timeout;
     let deadline = Instant::now() + if hurried { patience.min(HURRIED) } else { patience };
-    let established = match timeout_at(deadline, incoming.establish(&server.proxies)).await {
-        Ok(Ok(established)) => established,
-        Ok(Err(error)) => {
+    let established = timeout_at(deadline, incoming.establish(&server.proxies)).await;
+    let established = match established.unwrap_or_else(|late| Err(late.into())) {
+        Ok(established) => established,
+        Err(error) => {
             log::debug!("{peer} was lost before its request: {error}");
             server.hub.metrics().refused.add(1);
             return None;
         }
-        Err(_) => return None,
     };
     let Established { mut socket, client, certificate_subject, refusal } = established;
     let caller = Caller {

@@ -5,9 +5,11 @@
 
 mod support;
 
+use std::time::Duration;
+
 use hubnerite::{Config, Identity, Params, Rejection, Request, Route, Server};
 
-use support::{RawClient, TestServer, eventually, upgrade, upgrade_with};
+use support::{End, RawClient, TestServer, eventually, upgrade, upgrade_with};
 
 async fn status(server: &TestServer, fields: &[(&str, &str)]) -> u16 {
     RawClient::connect(server.address).await.request(upgrade_with("/echo", fields)).await.status
@@ -122,6 +124,18 @@ async fn a_trusted_proxy_is_believed() {
     assert_eq!(client_address(&server, b"", &forwarded).await, "418 2001:db8::1");
     assert_eq!(client_address(&server, PROXY_HEADER, &[]).await, "418 192.0.2.7");
     assert_eq!(client_address(&server, b"", &[]).await, "418 127.0.0.1");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_says_nothing_has_the_open_timeout_and_is_counted() {
+    let trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let open_timeout = Duration::from_millis(200);
+    let config = Config { trusted_proxies, open_timeout, ..Config::default() };
+    let server = TestServer::start(config).await;
+    let mut client = RawClient::connect(server.address).await;
+    assert_eq!(client.expect_end().await, End::Closed);
+    eventually("refused", 1, || server.hub.metrics().refused.get()).await;
     server.stop().await;
 }
 
