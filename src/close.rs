@@ -9,11 +9,14 @@ const MAX_REASON: usize = 123;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The peer sent a close frame, with this code (1005 where it named none) and reason.
+    /// The peer sent a close frame, with this code and reason.
     Peer {
-        /// The code as it was sent; 1005 stands for a close frame without one.
+        /// The code as it was sent. 1005 stands for a close frame without one, and 1002 for a code
+        /// that may not be sent, which is answered with 1002 too. tungstenite knows the codes of
+        /// RFC 6455, 1012 and 1013; it takes 1014, which the IANA registry has as well, for one of
+        /// those that may not be sent.
         code: u16,
-        /// The peer's own words, as they came.
+        /// The peer's own words, as they came; tungstenite's if the code may not be sent.
         reason: String,
     },
     /// Our side asked for it: the handler, or whoever called a `close` function.
@@ -161,7 +164,7 @@ mod tests {
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
             assert!(!is_sendable(code), "{code}");
         }
-        for code in [1000, 1003, 1008, 1013, 3000, 4000, 4999] {
+        for code in [1000, 1003, 1008, 1013, 1014, 3000, 4000, 4999] {
             assert!(is_sendable(code), "{code}");
         }
     }

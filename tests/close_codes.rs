@@ -78,6 +78,25 @@ async fn a_handler_closes_with_1000_or_what_it_names() {
     server.stop().await;
 }
 
+/// The IANA registry has 1014 ("bad gateway"). A handler may send it; from a peer, tungstenite takes
+/// it for a code that nobody may send, and has its answer ready before anybody here is asked.
+#[tokio::test]
+async fn code_1014_is_sent_and_not_taken() {
+    async fn close(mut connection: Connection, _: Params) {
+        connection.close(1014, "bad gateway");
+    }
+    let routes = |server: Server| server.daemon_routes().route("/close", close);
+    let server = TestServer::start_with(Config::default(), routes).await;
+    let mut client = server.open("/close").await;
+    assert_eq!(client.expect_close_and_answer().await, (1014, "bad gateway".to_owned()));
+    drop(client);
+    let mut client = server.open("/echo").await;
+    client.send(ClientFrame::close(1014, "bad gateway")).await;
+    assert_eq!(client.expect_close().await.0, 1002);
+    assert_eq!(client.expect_end().await, End::Closed);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_violation_of_rfc_6455_is_1002() {
     let server = TestServer::start(Config::default()).await;
