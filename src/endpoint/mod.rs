@@ -3,6 +3,7 @@
 mod outbox;
 mod plain;
 mod speaker;
+mod unsettled;
 mod user;
 
 use tokio_tungstenite::tungstenite::http::StatusCode;

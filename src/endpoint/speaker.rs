@@ -4,7 +4,12 @@ use futures_util::FutureExt;
 #[cfg(feature = "backplane")]
 use futures_util::future::BoxFuture;
 
-use super::outbox::{Outbox, Receivers};
+#[cfg(feature = "backplane")]
+use super::unsettled::{Elsewhere, not_found};
+use super::{
+    outbox::{Outbox, Receivers},
+    unsettled::Unsettled,
+};
 #[cfg(feature = "control")]
 use crate::events::NotRaised;
 #[cfg(feature = "backplane")]
@@ -18,7 +23,6 @@ use crate::{
     member::Member,
     place::JoinError,
     protocol::{self, Action, ClientFrame, ErrorName, Payload, Source},
-    relay::{self, Settling},
     rights::Action as Right,
     target::Target,
 };
@@ -34,11 +38,7 @@ pub(super) async fn json(mut connection: Connection, member: &Member) -> Result<
         // What a message needs is gone before anything is waited for: this future stays small.
         while let Some(message) = connection.try_recv() {
             speaker.hear(message, &mut connection);
-            #[cfg(feature = "backplane")]
-            if let Some(told) = speaker.look_elsewhere(&mut connection) {
-                told.await;
-            }
-            room(&mut connection).await?;
+            room(&mut speaker, &mut connection).await?;
         }
         speaker.publish();
         if let Some(unsettled) = speaker.unsettled.take() {
@@ -47,16 +47,21 @@ pub(super) async fn json(mut connection: Connection, member: &Member) -> Result<
         }
         let message = connection.recv().await.ok_or(Closed)?;
         speaker.hear(message, &mut connection);
-        #[cfg(feature = "backplane")]
-        if let Some(told) = speaker.look_elsewhere(&mut connection) {
-            told.await;
-        }
-        room(&mut connection).await?;
+        room(&mut speaker, &mut connection).await?;
     }
 }
 
-/// Waits until both the client and the event handler have kept up.
-async fn room(connection: &mut Connection) -> Result<(), Closed> {
+/// Waits until the next message may be heard: other nodes have answered what they are asked, and
+/// both the client and the event handler have kept up.
+#[cfg_attr(
+    not(feature = "backplane"),
+    expect(unused_variables, reason = "there are no other nodes")
+)]
+async fn room(speaker: &mut Speaker<'_>, connection: &mut Connection) -> Result<(), Closed> {
+    #[cfg(feature = "backplane")]
+    if let Some(told) = speaker.look_elsewhere(connection) {
+        told.await;
+    }
     #[cfg(feature = "control")]
     connection.room_for_events().await;
     connection.room().await
@@ -74,40 +79,6 @@ struct Speaker<'a> {
     refused_joins: u32,
 }
 
-/// Users of whom none is here, and the frame whose ack says whether one is on another node.
-#[cfg(feature = "backplane")]
-struct Elsewhere {
-    ack_id: u64,
-    users: Vec<String>,
-}
-
-/// What a client is told once it hears what is sent to its groups on other nodes: as much as it
-/// has asked for in one read.
-#[derive(Default)]
-struct Unsettled {
-    joins: Vec<Settling>,
-    replies: Vec<String>,
-    /// Asked for before anything else of this client is read.
-    #[cfg(feature = "backplane")]
-    elsewhere: Option<Elsewhere>,
-}
-
-impl Unsettled {
-    async fn settle(self, connection: &mut Connection) {
-        if let Some(relay) = connection.hub().relay() {
-            relay::settled(self.joins, relay).await;
-        }
-        self.replies.iter().for_each(|reply| connection.push_encoded(reply));
-    }
-}
-
-/// Nothing that was accepted is lost, however the connection ends.
-impl Drop for Speaker<'_> {
-    fn drop(&mut self) {
-        self.publish();
-    }
-}
-
 type Failure = (ErrorName, String);
 
 /// When a frame is carried out.
@@ -119,55 +90,6 @@ enum Done {
     /// The event handler has the last word, and the answer comes from it.
     #[cfg(feature = "control")]
     Later,
-}
-
-#[cfg(feature = "control")]
-fn raise(
-    connection: &Connection,
-    name: &str,
-    payload: Payload<'_>,
-    ack_id: Option<u64>,
-) -> Result<Done, Failure> {
-    let Some(line) = connection.line() else { return Err(no_event_handler()) };
-    let raised = line.raise(name, payload.data_type(), payload.to_plain().into(), ack_id);
-    raised.map(|()| Done::Later).map_err(|not_raised| match not_raised {
-        NotRaised::NotTaken => no_event_handler(),
-        NotRaised::Busy => {
-            (ErrorName::TooManyRequests, "too many events wait for the event handler".to_owned())
-        }
-    })
-}
-
-#[cfg(not(feature = "control"))]
-fn raise(_: &Connection, _: &str, _: Payload<'_>, _: Option<u64>) -> Result<Done, Failure> {
-    Err(no_event_handler())
-}
-
-/// What a client is told of users who were not found.
-#[cfg(feature = "backplane")]
-fn not_found(ack_id: u64, silent: usize) -> String {
-    let (name, message) = match silent {
-        0 => (ErrorName::NotFound, "no such user is connected"),
-        _ => (
-            ErrorName::InternalServerError,
-            "not all nodes have said whether the user is connected",
-        ),
-    };
-    protocol::failure(Some(ack_id), name, message)
-}
-
-fn no_event_handler() -> Failure {
-    (ErrorName::NotFound, "there is no event handler".to_owned())
-}
-
-fn needed_right<'a>(action: &'a Action<'_>) -> Option<Right<'a>> {
-    match action {
-        Action::JoinGroup(group) | Action::LeaveGroup(group) => Some(Right::JoinLeaveGroup(group)),
-        Action::SendToGroup { group, .. } => Some(Right::SendToGroup(group)),
-        Action::SendToUsers { .. } => Some(Right::SendToUser),
-        Action::SendToAll { .. } => Some(Right::SendToAll),
-        Action::Event { .. } | Action::SequenceAck | Action::Ping => None,
-    }
 }
 
 impl<'a> Speaker<'a> {
@@ -362,5 +284,48 @@ impl<'a> Speaker<'a> {
     /// Queues what was accepted.
     fn publish(&mut self) -> Sent {
         self.outbox.take().map_or_else(Sent::default, |outbox| outbox.publish(self.member.hub()))
+    }
+}
+
+/// Nothing that was accepted is lost, however the connection ends.
+impl Drop for Speaker<'_> {
+    fn drop(&mut self) {
+        self.publish();
+    }
+}
+
+#[cfg(feature = "control")]
+fn raise(
+    connection: &Connection,
+    name: &str,
+    payload: Payload<'_>,
+    ack_id: Option<u64>,
+) -> Result<Done, Failure> {
+    let Some(line) = connection.line() else { return Err(no_event_handler()) };
+    let raised = line.raise(name, payload.data_type(), payload.to_plain().into(), ack_id);
+    raised.map(|()| Done::Later).map_err(|not_raised| match not_raised {
+        NotRaised::NotTaken => no_event_handler(),
+        NotRaised::Busy => {
+            (ErrorName::TooManyRequests, "too many events wait for the event handler".to_owned())
+        }
+    })
+}
+
+#[cfg(not(feature = "control"))]
+fn raise(_: &Connection, _: &str, _: Payload<'_>, _: Option<u64>) -> Result<Done, Failure> {
+    Err(no_event_handler())
+}
+
+fn no_event_handler() -> Failure {
+    (ErrorName::NotFound, "there is no event handler".to_owned())
+}
+
+fn needed_right<'a>(action: &'a Action<'_>) -> Option<Right<'a>> {
+    match action {
+        Action::JoinGroup(group) | Action::LeaveGroup(group) => Some(Right::JoinLeaveGroup(group)),
+        Action::SendToGroup { group, .. } => Some(Right::SendToGroup(group)),
+        Action::SendToUsers { .. } => Some(Right::SendToUser),
+        Action::SendToAll { .. } => Some(Right::SendToAll),
+        Action::Event { .. } | Action::SequenceAck | Action::Ping => None,
     }
 }
