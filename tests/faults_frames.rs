@@ -109,10 +109,8 @@ async fn endless_empty_fragments_are_1008_and_cost_little() {
         }
     };
     scene.witness.watch(flood).await;
-    let used = scene.processor_time_since(before);
-    assert!(used < Duration::from_secs(3), "{used:?} of processor time");
-    let grown = scene.daemon.resident_bytes().saturating_sub(memory);
-    assert!(grown < 2 * MIB as u64, "grown by {grown} bytes");
+    scene.expect_little_work_since(before);
+    scene.expect_growth_below(2 * MIB as u64, memory);
     scene.end().await;
 }
 
@@ -475,10 +473,8 @@ async fn ping_floods_from_many_clients_cost_little() {
         }
     };
     scene.witness.watch(flood).await;
-    let used = scene.processor_time_since(before);
-    assert!(used < Duration::from_secs(3), "{used:?} of processor time");
-    let grown = scene.daemon.resident_bytes().saturating_sub(memory);
-    assert!(grown < 2 * MIB as u64, "grown by {grown} bytes");
+    scene.expect_little_work_since(before);
+    scene.expect_growth_below(2 * MIB as u64, memory);
     scene.end().await;
 }
 
@@ -514,8 +510,7 @@ async fn unread_pongs_are_bounded() {
     let pings = ClientFrame::ping([b'x'; 125]).encode().repeat(100);
     let taken = scene.witness.watch(fill(&mut client, &pings, 200 * MIB)).await;
     assert!(taken < 100 * MIB, "{taken} bytes of pings were taken from a client that reads none");
-    let grown = scene.daemon.resident_bytes().saturating_sub(memory);
-    assert!(grown < 2 * MIB as u64, "grown by {grown} bytes");
+    scene.expect_growth_below(2 * MIB as u64, memory);
     drop(client);
     scene.end().await;
 }
@@ -600,8 +595,7 @@ async fn what_is_too_big_is_not_buffered() {
         }
     };
     scene.witness.watch(flood).await;
-    let grown = scene.daemon.resident_bytes().saturating_sub(memory);
-    assert!(grown < 2 * MIB as u64, "grown by {grown} bytes");
+    scene.expect_growth_below(2 * MIB as u64, memory);
     scene.end().await;
 }
 
@@ -665,9 +659,8 @@ async fn announced_lengths_cost_no_memory() {
     };
     let clients = scene.witness.watch(announce).await;
     scene.witness.expect_prompt_echo().await;
-    let grown = scene.daemon.resident_bytes().saturating_sub(memory);
     // 16 KiB each: the connection, what it sent, and the page that its buffer begins in.
-    assert!(grown < CLIENTS as u64 * (16 << 10), "grown by {grown} bytes");
+    scene.expect_growth_below(CLIENTS as u64 * (16 << 10), memory);
     drop(clients);
     scene.end().await;
 }

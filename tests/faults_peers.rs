@@ -345,8 +345,7 @@ async fn a_flood_of_connections_above_the_limit_harms_nobody() {
         }
     };
     scene.witness.watch(flood).await;
-    let grown = scene.daemon.resident_bytes().saturating_sub(memory);
-    assert!(grown < 16 * MIB as u64, "grown by {grown} bytes");
+    scene.expect_growth_below(16 * MIB as u64, memory);
     scene.end().await;
 }
 
@@ -921,8 +920,7 @@ async fn joining_and_leaving_10000_groups_costs_no_memory() {
     round(0).await;
     let memory = scene.daemon.resident_bytes();
     round(10_000).await;
-    let grown = scene.daemon.resident_bytes().saturating_sub(memory);
-    assert!(grown < MIB as u64, "grown by {grown} bytes");
+    scene.expect_growth_below(MIB as u64, memory);
     drop(churn);
     scene.end().await;
 }

@@ -6,15 +6,7 @@ mod support;
 
 use hubnerite::Config;
 use serde_json::json;
-use support::{JsonClient, TestServer, ack, expect_failure};
-
-/// Two users who are both in the group `lobby`.
-async fn alice_and_bob(server: &TestServer) -> (JsonClient, JsonClient) {
-    let (mut alice, mut bob) = (server.user("alice").await, server.user("bob").await);
-    alice.join("lobby", 1).await;
-    bob.join("lobby", 1).await;
-    (alice, bob)
-}
+use support::{TestServer, ack, expect_failure};
 
 #[tokio::test]
 async fn an_event_without_an_event_handler_is_not_found() {
@@ -34,7 +26,7 @@ async fn an_event_without_an_event_handler_is_not_found() {
 #[tokio::test]
 async fn an_ack_id_is_any_unsigned_64_bit_number_and_is_carried_out_once() {
     let server = TestServer::start(Config::default()).await;
-    let (mut alice, mut bob) = alice_and_bob(&server).await;
+    let (mut alice, mut bob) = server.alice_and_bob().await;
     // In any order, with gaps: each is new once.
     for id in [0, 7, 5, 6, u64::MAX, u64::MAX - 1, 2] {
         let frame = json!({"type": "sendToGroup", "group": "lobby", "data": 1, "ackId": id,
@@ -57,7 +49,7 @@ async fn an_ack_id_is_any_unsigned_64_bit_number_and_is_carried_out_once() {
 #[tokio::test]
 async fn a_frame_that_is_no_request_is_a_bad_request_and_changes_nothing() {
     let server = TestServer::start(Config::default()).await;
-    let (mut alice, mut bob) = alice_and_bob(&server).await;
+    let (mut alice, mut bob) = server.alice_and_bob().await;
     for frame in [
         "",
         "nonsense",

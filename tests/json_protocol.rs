@@ -8,14 +8,6 @@ use hubnerite::Config;
 use serde_json::json;
 use support::{JsonClient, TestServer, ack};
 
-/// Two users who are both in the group `lobby`.
-async fn alice_and_bob(server: &TestServer) -> (JsonClient, JsonClient) {
-    let (mut alice, mut bob) = (server.user("alice").await, server.user("bob").await);
-    alice.join("lobby", 1).await;
-    bob.join("lobby", 1).await;
-    (alice, bob)
-}
-
 #[tokio::test]
 async fn connected_is_the_first_frame_and_names_user_and_connection() {
     let server = TestServer::start(Config::default()).await;
@@ -39,7 +31,7 @@ async fn connected_is_the_first_frame_and_names_user_and_connection() {
 #[tokio::test]
 async fn join_group_and_leave_group_decide_who_hears_the_group() {
     let server = TestServer::start(Config::default()).await;
-    let (mut alice, mut bob) = alice_and_bob(&server).await;
+    let (mut alice, mut bob) = server.alice_and_bob().await;
     alice.send(&json!({"type": "sendToGroup", "group": "lobby", "data": {"x": 1}})).await;
     let message = json!({
         "type": "message", "from": "group", "group": "lobby", "fromUserId": "alice",
@@ -82,7 +74,7 @@ async fn who_sends_to_a_group_need_not_be_in_it() {
 #[tokio::test]
 async fn no_echo_spares_the_sending_connection_and_no_other() {
     let server = TestServer::start(Config::default()).await;
-    let (mut alice, mut bob) = alice_and_bob(&server).await;
+    let (mut alice, mut bob) = server.alice_and_bob().await;
     let mut second = server.user("alice").await;
     second.join("lobby", 1).await;
     for (id, frame) in [

@@ -86,6 +86,18 @@ impl Watched {
         self.processor_time().saturating_sub(before)
     }
 
+    /// Less than 3 s of processor time are used since it had used `before`.
+    pub fn expect_little_work_since(&self, before: Duration) {
+        let used = self.processor_time_since(before);
+        assert!(used < Duration::from_secs(3), "{used:?} of processor time");
+    }
+
+    /// Its memory is less than so many bytes above what it was `before`.
+    pub fn expect_growth_below(&self, bytes: u64, before: u64) {
+        let grown = self.daemon.resident_bytes().saturating_sub(before);
+        assert!(grown < bytes, "grown by {grown} bytes");
+    }
+
     /// It has given back every socket but that of the witness, which is answered promptly, and it stops as it should.
     pub async fn end(mut self) {
         expect_prompt(&mut self.witness).await;

@@ -83,6 +83,14 @@ impl TestServer {
         JsonClient::user(self.address, name).await
     }
 
+    /// Two users who are both in the group `lobby`.
+    pub async fn alice_and_bob(&self) -> (JsonClient, JsonClient) {
+        let (mut alice, mut bob) = (self.user("alice").await, self.user("bob").await);
+        alice.join("lobby", 1).await;
+        bob.join("lobby", 1).await;
+        (alice, bob)
+    }
+
     /// Begins to shut down and returns at once; [`stop`](Self::stop) waits for it.
     pub fn begin_stop(&mut self) {
         drop(self.stop.take());
