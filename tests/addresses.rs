@@ -1,4 +1,4 @@
-//! PROTOCOL.md section 1: what answers on each path of the data port.
+//! What answers on each path of the data port.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 

@@ -1,4 +1,4 @@
-//! PROTOCOL.md section 3: what a client is told that asked to close, or did what it must not.
+//! Close codes: what a client is told that asked to close, or did what it must not.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 

@@ -1,4 +1,4 @@
-//! The calls of the REST API (PROTOCOL.md section 5): what they do, and their statuses.
+//! The calls of the REST API: what they do, and their statuses.
 
 #![cfg(feature = "control")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]

@@ -1,4 +1,4 @@
-//! PROTOCOL.md section 3: what a client is told that has done nothing wrong, or only read slowly.
+//! What a client is told that has done nothing wrong, or only read slowly.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 

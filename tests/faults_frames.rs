@@ -1,4 +1,4 @@
-//! Attacks with frames: rows 10 and 12 to 18 of the table of attacks and faults.
+//! Attacks with frames (README.md, "Trouble, and what it gets").
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 
@@ -69,7 +69,7 @@ fn expect_about(elapsed: Duration, deadline: Duration) {
     assert!(range.contains(&elapsed), "after {elapsed:?} instead of {deadline:?}");
 }
 
-// ---- Row 10: many fragments, and a message that never ends.
+// ---- Many fragments, and a message that never ends.
 
 #[tokio::test]
 async fn a_message_may_come_in_1024_fragments_and_in_no_more() {
@@ -186,7 +186,7 @@ async fn a_client_that_is_always_within_some_message_is_not_cut_off() {
     scene.end().await;
 }
 
-// ---- Row 12: frames that break RFC 6455 section 5.
+// ---- Frames that break RFC 6455 section 5.
 
 fn broken_frames() -> Vec<(String, Vec<u8>)> {
     let mut cases = named(&[
@@ -304,7 +304,7 @@ async fn every_masking_key_is_taken_off() {
     scene.end().await;
 }
 
-// ---- Row 13: text that is not UTF-8.
+// ---- Text that is not UTF-8.
 
 const BAD_UTF8: [(&str, &[u8]); 14] = [
     ("a lone continuation byte", b"\x80"),
@@ -394,7 +394,7 @@ async fn binary_is_not_judged_as_text() {
     scene.end().await;
 }
 
-// ---- Row 14: floods of control frames.
+// ---- Floods of control frames.
 
 #[tokio::test]
 async fn floods_of_pings_and_pongs_are_1008_behind_a_burst_of_100() {
@@ -478,7 +478,7 @@ async fn ping_floods_from_many_clients_cost_little() {
     scene.end().await;
 }
 
-// ---- Row 15: pings whose pongs are not read.
+// ---- Pings whose pongs are not read.
 
 /// Writes until the server takes no more for a while; how much it took.
 async fn fill(client: &mut RawClient, bytes: &[u8], at_most: usize) -> usize {
@@ -536,7 +536,7 @@ async fn pongs_that_are_read_late_all_come() {
     scene.end().await;
 }
 
-// ---- Row 16: too big.
+// ---- Too big.
 
 #[tokio::test]
 async fn a_message_of_exactly_1_mib_is_taken_in_one_frame_and_in_many() {
@@ -599,7 +599,7 @@ async fn what_is_too_big_is_not_buffered() {
     scene.end().await;
 }
 
-// ---- Row 17: announced lengths.
+// ---- Announced lengths.
 
 /// NATS CVE-2026-27889, gorilla CVE-2020-27813: lengths that overflow when they are added to.
 #[tokio::test]
@@ -714,7 +714,7 @@ async fn those_who_announce_more_than_the_process_has_left_are_1013_and_nobody_e
     scene.end().await;
 }
 
-// ---- Row 18: abuse of the closing handshake.
+// ---- Abuse of the closing handshake.
 
 #[tokio::test]
 async fn close_codes_that_may_not_be_sent_are_1002() {

@@ -1,4 +1,4 @@
-//! Attacks on the opening handshake: rows 1, 2 and 4 to 9 of the table of attacks and faults.
+//! Attacks on the opening handshake (README.md, "Trouble, and what it gets").
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 
@@ -58,7 +58,7 @@ fn expect_about(elapsed: Duration, deadline: Duration) {
     assert!(range.contains(&elapsed), "after {elapsed:?} instead of {deadline:?}");
 }
 
-// ---- Row 1: the head comes slowly, or never.
+// ---- The head comes slowly, or never.
 
 #[tokio::test]
 async fn a_head_that_never_comes_is_answered_408() {
@@ -172,7 +172,7 @@ async fn a_client_that_leaves_within_its_head_leaves_nothing_behind() {
     scene.end().await;
 }
 
-// ---- Row 2: too large.
+// ---- Too large.
 
 /// A head of exactly so many bytes.
 fn head_of(length: usize) -> String {
@@ -253,7 +253,7 @@ async fn a_head_without_end_is_cut_off() {
     scene.end().await;
 }
 
-// ---- Row 4: what two parsers could read in two ways.
+// ---- What two parsers could read in two ways.
 
 #[tokio::test]
 async fn a_request_that_carries_a_body_is_400() {
@@ -415,7 +415,7 @@ async fn smuggling_forms_are_400_on_pages_and_unknown_paths_too() {
     scene.end().await;
 }
 
-// ---- Row 5: data behind the head.
+// ---- Data behind the head.
 
 #[tokio::test]
 async fn frames_behind_the_head_are_served_in_their_order() {
@@ -477,7 +477,7 @@ async fn what_comes_behind_a_refused_head_is_not_answered() {
     scene.end().await;
 }
 
-// ---- Row 6: keys and versions.
+// ---- Keys and versions.
 
 #[tokio::test]
 async fn a_key_that_is_not_16_bytes_of_base64_is_400() {
@@ -519,7 +519,7 @@ async fn an_upgrade_that_connection_does_not_name_is_400() {
     scene.end().await;
 }
 
-// ---- Row 7: paths.
+// ---- Paths.
 
 #[tokio::test]
 async fn unknown_paths_are_404_and_never_reflected() {
@@ -608,7 +608,7 @@ async fn user_ids_and_hubs_that_break_their_rules_are_400() {
     scene.end().await;
 }
 
-// ---- Rows 8 and 9: methods, and no upgrade.
+// ---- Methods, and no upgrade.
 
 #[tokio::test]
 async fn another_method_is_405_and_is_told_get() {

@@ -1,4 +1,4 @@
-//! Too much, from one connection or one address: rows 11 and 21 of the table of attacks and faults.
+//! Too much, from one connection or one address (README.md, "Trouble, and what it gets").
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 
@@ -17,7 +17,7 @@ use support::{
 /// An `open_timeout` that is waited for.
 const SOON: Duration = Duration::from_millis(300);
 
-// ---- Row 11: messages.
+// ---- Messages.
 
 fn ten_a_second() -> Config {
     Config { messages_per_second: 10, ..Config::default() }
@@ -89,7 +89,7 @@ async fn a_flood_beyond_the_rate_is_not_read_to_its_end() {
     scene.end().await;
 }
 
-// ---- Row 11: bytes.
+// ---- Bytes.
 
 /// A message of the largest size is within the rate; the others come as fast as it allows.
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn a_sender_that_stays_ahead_of_its_rate_of_bytes_is_1008_after_the_messag
     scene.end().await;
 }
 
-// ---- Row 21: addresses.
+// ---- Addresses.
 
 /// A proxy that appends the address of its client to `X-Forwarded-For`, and passes on what else the
 /// client has sent.

@@ -1,5 +1,5 @@
-//! Crowds, and a machine that fails: rows 34 to 36 of the table of attacks and faults, and clients that die while they
-//! are spoken to.
+//! Crowds, a machine that fails, and clients that die while they are spoken to (README.md, "Trouble,
+//! and what it gets").
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 
@@ -42,7 +42,7 @@ fn raise_file_limit() {
     assert!(files > CROWD as u64 + 500, "only {files} open files are allowed");
 }
 
-// ---- Row 34: a burst of large messages to a crowd, and then silence.
+// ---- A burst of large messages to a crowd, and then silence.
 
 /// Reads and forgets so many bytes.
 async fn swallow(mut stream: TcpStream, mut count: usize) -> TcpStream {
@@ -142,7 +142,7 @@ async fn memory_is_back_after_a_crowd_of_slow_readers_was_evicted() {
     scene.end().await;
 }
 
-// ---- Row 35: everybody comes back at once.
+// ---- Everybody comes back at once.
 
 #[tokio::test]
 async fn five_thousand_clients_at_once_are_in_within_10_s() {
@@ -178,7 +178,7 @@ async fn five_thousand_clients_at_once_are_in_within_10_s() {
     scene.end().await;
 }
 
-// ---- Row 36: a disk that is full, and a log that nobody reads.
+// ---- A disk that is full, and a log that nobody reads.
 
 /// A running daemon whose standard error leads to nowhere.
 struct Mute {

@@ -1,4 +1,4 @@
-//! What one peer must not do to another: rows 19, 20, 22 to 24, 26, 28, 29 and 33 of the table of attacks and faults.
+//! What one peer must not do to another (README.md, "Trouble, and what it gets").
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 
@@ -110,7 +110,7 @@ async fn bursts_of_small_messages_all_come_back_to_whoever_sent_them() {
     scene.end().await;
 }
 
-// ---- Row 19: a peer that is gone and did not say so.
+// ---- A peer that is gone and did not say so.
 
 fn quick_pings() -> Config {
     Config {
@@ -199,7 +199,7 @@ async fn a_peer_that_takes_nothing_is_1013_after_send_timeout() {
     scene.end().await;
 }
 
-// ---- Row 20: slow readers.
+// ---- Slow readers.
 
 /// The time that a message takes to the last of `clients`: the median of many.
 async fn latency(publisher: &mut RawClient, clients: &mut [RawClient], data: &str) -> Duration {
@@ -283,7 +283,7 @@ async fn a_client_that_is_evicted_at_once_still_gets_its_101() {
     assert_eq!(first.escape_ascii().to_string(), "HTTP/1.1 101");
 }
 
-// ---- Row 22: too many in all.
+// ---- Too many in all.
 
 fn at_most(connections: usize) -> Config {
     let max_connections = NonZeroUsize::new(connections).unwrap();
@@ -349,7 +349,7 @@ async fn a_flood_of_connections_above_the_limit_harms_nobody() {
     scene.end().await;
 }
 
-// ---- Row 23: no file descriptors left.
+// ---- No file descriptors left.
 
 async fn daemon_with_files(files: u32, flags: &[&str]) -> Watched {
     let daemon = hubnerite(flags);
@@ -412,7 +412,7 @@ async fn out_of_files_clients_are_refused_and_not_left_waiting() {
     scene.end().await;
 }
 
-// ---- Row 24: SIGTERM.
+// ---- SIGTERM.
 
 const QUEUED: usize = 150;
 
@@ -547,7 +547,7 @@ async fn a_second_sigterm_ends_at_once() {
     drop(clients);
 }
 
-// ---- Row 26: panics.
+// ---- Panics.
 
 async fn panics_on(mut connection: Connection, params: Params) {
     assert_ne!(&params["when"], "start", "at the start");
@@ -644,7 +644,7 @@ async fn a_panic_in_a_spawned_task_ends_the_task_alone() {
     scene.end().await;
 }
 
-// ---- Row 28: log injection.
+// ---- Log injection.
 
 /// uvicorn CVE-2020-7694, and the same through whatever else a peer may say.
 #[tokio::test]
@@ -700,7 +700,7 @@ async fn no_peer_can_write_into_the_log() {
     }
 }
 
-// ---- Row 29: one user, many connections, at once.
+// ---- One user, many connections, at once.
 
 /// Many clients of one user, all at once: those that were answered 101, and how many were not.
 async fn race(scene: &Scene, clients: usize, refused_with: u16) -> (Vec<RawClient>, usize) {
@@ -816,7 +816,7 @@ async fn a_replaced_connection_is_deaf_and_dumb() {
     scene.end().await;
 }
 
-// ---- Row 33: groups.
+// ---- Groups.
 
 fn is_failed_ack(answer: &Value, name: &str) -> bool {
     answer["type"] == "ack" && answer["success"] == false && answer["error"]["name"] == name

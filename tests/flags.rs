@@ -35,11 +35,10 @@ async fn version_is_the_crates_and_goes_to_standard_output() {
 }
 
 #[tokio::test]
-async fn help_lists_every_flag_of_the_design() {
+async fn help_lists_the_flags_that_scripts_rely_on() {
     let ended = Failed::of(&["--help"]).await;
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
     let flags = flags_in(&ended.stdout);
-    // DESIGN.md section 6, as far as issue 2 goes.
     for name in [
         "listen",
         "log-level",
@@ -84,7 +83,7 @@ async fn every_flag_has_an_environment_variable_of_its_name() {
 }
 
 #[tokio::test]
-async fn the_defaults_are_those_of_the_design() {
+async fn the_defaults_are_those_that_scripts_rely_on() {
     let flags = flags_in(&Failed::of(&["--help"]).await.stdout);
     for (flag, default) in [
         ("--listen", "127.0.0.1:8000"),

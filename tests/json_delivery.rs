@@ -1,4 +1,4 @@
-//! PROTOCOL.md section 2: what a message is when it arrives, and in which order messages arrive.
+//! The JSON protocol: what a message is when it arrives, and in which order messages arrive.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 

@@ -1,4 +1,4 @@
-//! PROTOCOL.md section 2: what is not carried out, and what its sender is told.
+//! The JSON protocol: what is not carried out, and what its sender is told.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 

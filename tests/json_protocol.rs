@@ -1,4 +1,4 @@
-//! PROTOCOL.md section 2: what each frame of the JSON protocol does.
+//! What each frame of the JSON protocol does.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 

@@ -1,4 +1,4 @@
-//! The face for programs, as DESIGN.md section 5 draws it: connections, members, the hub.
+//! The face for programs: connections, members, the hub.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 

@@ -1,4 +1,4 @@
-//! PROTOCOL.md section 1: how a request is refused that is no opening handshake, or a wrong one.
+//! How a request is refused that is no opening handshake, or a wrong one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 

@@ -1,4 +1,4 @@
-//! The face for programs, as DESIGN.md section 5 draws it: routes, guards, the run of a server.
+//! The face for programs: routes, guards, the run of a server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 

@@ -1,4 +1,4 @@
-//! A client of the JSON protocol (PROTOCOL.md section 2).
+//! A client of the JSON protocol.
 
 use std::{future::ready, net::SocketAddr, time::Duration};
 

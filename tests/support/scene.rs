@@ -1,7 +1,7 @@
 //! A server under attack: how it is seen from outside, before and after.
 //!
-//! Each fault test ends its scene, and the scene looks at what every row of the table asks for: a witness is answered
-//! promptly, and no connection is left over.
+//! Each fault test ends its scene, and the scene looks at what all of them ask for: a witness is
+//! answered promptly, and no connection is left over.
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 #![allow(unreachable_pub, reason = "a module of many crates, each with a face of its own")]
