@@ -34,6 +34,18 @@ pub enum Permission<'a> {
     SendToGroup(Option<&'a str>),
 }
 
+impl Action<'_> {
+    /// The role that gives the right to it, to every group where it is about one.
+    pub(crate) fn role(self) -> &'static str {
+        match self {
+            Self::JoinLeaveGroup(_) => JOIN_LEAVE_GROUP,
+            Self::SendToGroup(_) => SEND_TO_GROUP,
+            Self::SendToUser => SEND_TO_USER,
+            Self::SendToAll => SEND_TO_ALL,
+        }
+    }
+}
+
 const JOIN_LEAVE_GROUP: &str = "webpubsub.joinLeaveGroup";
 const SEND_TO_GROUP: &str = "webpubsub.sendToGroup";
 const SEND_TO_USER: &str = "webpubsub.sendToUser";
@@ -56,11 +68,12 @@ impl Rights {
     /// Whether this may be done.
     #[must_use]
     pub fn allow(&self, action: Action<'_>) -> bool {
+        let role = action.role();
         match action {
-            Action::JoinLeaveGroup(group) => self.allow_group(JOIN_LEAVE_GROUP, Some(group)),
-            Action::SendToGroup(group) => self.allow_group(SEND_TO_GROUP, Some(group)),
-            Action::SendToUser => self.everything || self.roles.contains(SEND_TO_USER),
-            Action::SendToAll => self.everything || self.roles.contains(SEND_TO_ALL),
+            Action::JoinLeaveGroup(group) | Action::SendToGroup(group) => {
+                self.allow_group(role, Some(group))
+            }
+            Action::SendToUser | Action::SendToAll => self.everything || self.roles.contains(role),
         }
     }
 

@@ -141,7 +141,7 @@ impl<'a> Speaker<'a> {
             line.take_failed().into_iter().for_each(|id| self.ack_ids.remove(id));
         }
         if ack_id.is_some_and(|id| self.ack_ids.contains(id)) {
-            let message = "this ackId was used before";
+            let message = "ackId: was used before";
             return Some(protocol::failure(ack_id, ErrorName::Duplicate, message));
         }
         match self.carry_out(connection, frame.action, ack_id) {
@@ -166,8 +166,8 @@ impl<'a> Speaker<'a> {
         action: Action<'_>,
         ack_id: Option<u64>,
     ) -> Result<Done, Failure> {
-        if needed_right(&action).is_some_and(|right| !self.member.may(right)) {
-            return Err((ErrorName::Forbidden, "there is no right to this".to_owned()));
+        if let Some(right) = needed_right(&action).filter(|right| !self.member.may(*right)) {
+            return Err((ErrorName::Forbidden, format!("the role {} is needed", right.role())));
         }
         match action {
             Action::JoinGroup(group) => self.join(&group)?,
