@@ -142,7 +142,7 @@ fn find_route(line: &RequestLine<'_>, server: &Shared) -> Result<(Arc<Route>, Pa
     let fits = |(pattern, route): &(Pattern, Arc<Route>)| match pattern.matches(line.path) {
         Match::No => None,
         Match::Yes(params) => Some(Ok((Arc::clone(route), params))),
-        Match::Bad(name) => Some(Err(format!("{name} must be percent-encoded UTF-8"))),
+        Match::Bad(name) => Some(Err(format!("{name}: must be percent-encoded UTF-8, not empty"))),
     };
     let found = server.routes.iter().find_map(fits);
     let found = found.ok_or_else(|| Rejection::new(404, "not found"))?;

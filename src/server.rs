@@ -263,12 +263,18 @@ impl Shared {
         self.node.as_ref().is_some_and(|node| !node.is_ready())
     }
 
+    /// There are no nodes in this build.
+    #[cfg(not(feature = "backplane"))]
+    #[expect(clippy::unused_self, reason = "the full build needs it")]
+    pub(crate) fn is_cut_off(&self) -> bool {
+        false
+    }
+
     /// The answer to a plain GET on this path, if it is not a WebSocket address.
     pub(crate) fn page(&self, path: &str) -> Option<Answer> {
         let ok = || Answer::new(StatusCode::OK, "text/plain; charset=utf-8", b"ok\n".to_vec());
         match path {
             "/readyz" if self.ending.is_announced() => Some(Rejection::new(503, "draining").into()),
-            #[cfg(feature = "backplane")]
             "/readyz" if self.is_cut_off() => Some(Rejection::new(503, "backplane").into()),
             "/healthz" | "/readyz" => Some(ok()),
             other => {

@@ -24,9 +24,8 @@ impl Access {
 
     /// What the caller's URL has before `path`: scheme and host as the caller knows them, whatever
     /// proxies stand between. Only the path of an audience is compared, for that reason.
-    pub(super) fn check<'a>(&self, path: &str, head: &'a Parts) -> Result<String, Problem> {
-        let field: Option<&'a str> =
-            head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    pub(super) fn check(&self, path: &str, head: &Parts) -> Result<String, Problem> {
+        let field = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let (scheme, token) = field
             .and_then(|value| value.split_once(' '))
             .ok_or_else(|| unauthorized("Authorization: Bearer TOKEN is required"))?;
@@ -35,12 +34,15 @@ impl Access {
         }
         let claims = self.tokens.verify(token.trim());
         let claims = claims.ok_or_else(|| {
-            unauthorized("the token is not signed with an access key, or it has expired")
+            unauthorized(
+                "Authorization: the token is not signed with an access key, or has expired",
+            )
         })?;
         let audiences = claims.aud.into_vec();
         let base = audiences.iter().find_map(|url| url_before(url, path));
-        base.map(str::to_owned)
-            .ok_or_else(|| unauthorized("the token's aud must be the URL that is asked for"))
+        base.map(str::to_owned).ok_or_else(|| {
+            unauthorized("Authorization: the token's aud must be the URL that is asked for")
+        })
     }
 }
 

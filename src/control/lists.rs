@@ -14,7 +14,7 @@ use crate::{
     question::{Answer, Ask},
 };
 
-/// What a caller may ask for in all.
+/// What a caller may ask for in all: the published API has a number of 32 bits for it.
 const MAX_TOP: usize = i32::MAX as usize;
 
 #[derive(Serialize)]

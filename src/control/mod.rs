@@ -137,9 +137,6 @@ impl Control {
             "/readyz" if reads => readiness(server),
             "/metrics" if reads && port == Port::Control => self.metrics(head, server),
             path if path.starts_with("/api/") => self.answer_call(path, head, body, server).await,
-            _ if port == Port::Data => {
-                Problem::not_found("there is no such call here").into_reply()
-            }
             _ => Problem::not_found("there is no such address").into_reply(),
         }
     }
@@ -194,21 +191,11 @@ fn readiness(server: &Shared) -> Reply {
         Reply::text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else if server.is_full() {
         Reply::text(StatusCode::SERVICE_UNAVAILABLE, "full\n")
-    } else if is_cut_off(server) {
+    } else if server.is_cut_off() {
         Reply::text(StatusCode::SERVICE_UNAVAILABLE, "backplane\n")
     } else {
         Reply::text(StatusCode::OK, "ok\n")
     }
-}
-
-#[cfg(feature = "backplane")]
-fn is_cut_off(server: &Shared) -> bool {
-    server.is_cut_off()
-}
-
-#[cfg(not(feature = "backplane"))]
-fn is_cut_off(_: &Shared) -> bool {
-    false
 }
 
 /// A body that says it is too large is not waited for, nor asked for (`Expect: 100-continue`).
@@ -230,5 +217,5 @@ async fn read_body(body: RequestBody, server: &Shared) -> Result<Bytes, Problem>
 
 fn too_large() -> Problem {
     let status = StatusCode::PAYLOAD_TOO_LARGE;
-    Problem::new(status, "PayloadTooLarge", "body: must have at most 1048576 bytes")
+    Problem::new(status, "PayloadTooLarge", format!("body: must have at most {MAX_BODY} bytes"))
 }

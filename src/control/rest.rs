@@ -73,7 +73,7 @@ const CALLS: &[(Method, &str, Call)] = &[
 pub(super) type CallCounts = Vec<(String, ByNumber)>;
 
 /// The statuses of answers to calls.
-const STATUSES: &[u16] = &[200, 202, 204, 400, 401, 404, 405, 408, 413, 415, 503];
+const STATUSES: &[u16] = &[200, 202, 204, 400, 401, 404, 405, 408, 413, 415, 500, 503];
 
 /// The table above, ready to be searched.
 pub(super) struct Routes {
@@ -120,7 +120,9 @@ impl Routes {
             match pattern.matches(path) {
                 Match::No => {}
                 Match::Bad(name) => {
-                    return Err(Problem::bad(format!("{name}: must be percent-encoded UTF-8")));
+                    return Err(Problem::bad(format!(
+                        "{name}: must be percent-encoded UTF-8, not empty"
+                    )));
                 }
                 Match::Yes(params) if allows == method => {
                     return Ok((Place(Some(place)), *call, params));

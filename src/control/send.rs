@@ -1,5 +1,7 @@
 //! Messages from a backend.
 
+use std::ops::RangeInclusive;
+
 use hyper::{StatusCode, header::HeaderName};
 
 use super::{
@@ -15,7 +17,7 @@ use crate::{
 };
 
 /// How long a message may be held for a client that is away, in seconds. None is held here.
-const TIMES_TO_LIVE: std::ops::RangeInclusive<u32> = 0..=300;
+const TIMES_TO_LIVE: RangeInclusive<u32> = 0..=300;
 
 /// Queues the body for those whom the address and the query mean.
 pub(super) fn send(asked: &Asked<'_>) -> Result<Reply, Problem> {

@@ -1,6 +1,9 @@
 //! Tokens for a backend's clients.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    ops::RangeInclusive,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use hyper::StatusCode;
 use serde::Serialize;
@@ -12,7 +15,10 @@ use super::{
 };
 use crate::protocol::check_group;
 
-/// Claims, in the names of section 4 of the protocol.
+/// How long a token may hold: the published API has a number of 32 bits for it.
+const MINUTES: RangeInclusive<u32> = 1..=i32::MAX.unsigned_abs();
+
+/// What a client's token says, as [`token_keys`](crate::token_keys) reads it.
 #[derive(Serialize)]
 struct Claims<'a> {
     aud: String,
@@ -29,7 +35,7 @@ struct Claims<'a> {
 /// Signs a token with which a client may connect to this hub.
 pub(super) fn generate(asked: &Asked<'_>) -> Result<Reply, Problem> {
     let query = &asked.query;
-    let minutes = query.number("minutesToExpire", &(1..=i32::MAX.unsigned_abs()))?.unwrap_or(60);
+    let minutes = query.number("minutesToExpire", &MINUTES)?.unwrap_or(60);
     let kind = query.get("clientType").unwrap_or("Default");
     if !kind.eq_ignore_ascii_case("default") {
         return Err(Problem::bad("clientType: must be Default; MQTT and SocketIO are not spoken"));
