@@ -77,8 +77,8 @@ impl Offer {
             return Ok(self);
         }
         let (source, deadline) = (self.source(seat), deadline - REFUSAL_MARGIN);
-        let mut admission = upstream.admit(request, claims, &source, deadline).await?;
-        if let Some(name) = admission.subprotocol() {
+        let mut approval = upstream.admit(request, claims, &source, deadline).await?;
+        if let Some(name) = approval.subprotocol() {
             if !offers(request).any(|offer| offer == name) {
                 let text = "the event handler selects a subprotocol that was not offered";
                 return Err(Rejection::new(502, text));
@@ -91,8 +91,8 @@ impl Offer {
             Some(user) => identity.with_user(Arc::clone(user)),
             None => identity,
         };
-        self.state = admission.state.take();
-        self.identity = Arc::new(admission.apply(named));
+        self.state = approval.state.take();
+        self.identity = Arc::new(approval.apply(named));
         self.seat = Some(seat_of(request, &self.identity, self.subprotocol.as_deref())?);
         Ok(self)
     }

@@ -23,7 +23,7 @@ use crate::{
 
 /// What the backend made of a client.
 #[derive(Debug, Default)]
-pub(crate) struct Admission {
+pub(crate) struct Approval {
     verdict: Verdict,
     pub(crate) state: Option<HeaderValue>,
 }
@@ -50,17 +50,17 @@ impl Upstream {
         claims: Option<&Claims>,
         source: &Source,
         deadline: Instant,
-    ) -> Result<Admission, Rejection> {
+    ) -> Result<Approval, Rejection> {
         let question = Question::new(request, claims);
         // Maps of strings are always valid JSON.
         let body = serde_json::to_vec(&question).unwrap_or_default();
         let event = Event::system(EventKind::Connect, 1, body);
         let deadline = deadline.min(self.deadline());
-        self.send(source, &event, deadline, Admission::read).await.map_err(rejection)
+        self.send(source, &event, deadline, Approval::read).await.map_err(rejection)
     }
 }
 
-impl Admission {
+impl Approval {
     fn read(answer: Answer) -> Result<Self, Failure> {
         let verdict = if answer.body.is_empty() {
             Verdict::default()
@@ -183,18 +183,18 @@ mod tests {
     use super::*;
     use crate::rights::Action;
 
-    fn admission(body: &str) -> Result<Admission, Failure> {
+    fn approval(body: &str) -> Result<Approval, Failure> {
         let body = body.to_owned().into();
-        Admission::read(Answer { headers: HeaderMap::new(), body, state: None })
+        Approval::read(Answer { headers: HeaderMap::new(), body, state: None })
     }
 
     #[test]
     fn what_is_not_said_stays_as_it_was() {
         for body in ["", "{}", r#"{"userId":"","roles":null,"groups":null,"subprotocol":""}"#] {
-            let admission = admission(body).unwrap();
-            assert_eq!(admission.subprotocol(), None, "{body}");
+            let approval = approval(body).unwrap();
+            assert_eq!(approval.subprotocol(), None, "{body}");
             let before = Identity::user("ann").with_groups(vec!["a".to_owned()]);
-            assert_eq!(admission.apply(before.clone()), before, "{body}");
+            assert_eq!(approval.apply(before.clone()), before, "{body}");
         }
     }
 
@@ -202,7 +202,7 @@ mod tests {
     fn roles_are_replaced_and_groups_are_added() {
         let body = r#"{"userId":"bob","groups":["b"],"roles":["webpubsub.sendToAll"],"more":1}"#;
         let before = Identity::anonymous().with_groups(vec!["a".to_owned()]);
-        let identity = admission(body).unwrap().apply(before);
+        let identity = approval(body).unwrap().apply(before);
         assert_eq!(identity.user_id(), Some("bob"));
         assert_eq!(identity.groups(), ["a", "b"]);
         assert!(identity.rights().allow(Action::SendToAll));
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn an_answer_that_makes_no_sense_is_none() {
         for body in ["nonsense", "[]", "7", r#"{"userId":7}"#, r#"{"groups":[" "]}"#] {
-            assert!(matches!(admission(body), Err(Failure::Invalid(_))), "{body}");
+            assert!(matches!(approval(body), Err(Failure::Invalid(_))), "{body}");
         }
     }
 

@@ -60,6 +60,8 @@ struct Unfinished {
 }
 
 impl Upstream {
+    /// # Errors
+    /// If the URL is `https` and the system's certificates cannot be read.
     pub(crate) fn new(handler: EventHandler, hub: Hub) -> Result<Self, Error> {
         Ok(Self {
             backend: match &handler.target {
