@@ -55,6 +55,7 @@ impl Io {
         self.phase = Phase::Over;
     }
 
+    /// Reads up to the peer's close frame; says whether that got any further.
     pub(super) fn poll_peer_close(&mut self, cx: &mut Context<'_>) -> bool {
         let next = self.wire.poll_next(cx, &self.config, &self.registration.peer.about);
         let read = self.wire.take_read();
@@ -71,6 +72,7 @@ impl Io {
         true
     }
 
+    /// Closes our side; says whether that is done.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> bool {
         let shutdown = self.wire.poll_shutdown(cx);
         match shutdown {
@@ -81,6 +83,7 @@ impl Io {
         shutdown.is_ready()
     }
 
+    /// Reads up to the end of the peer's side; says whether that got any further.
     pub(super) fn poll_linger(&mut self, cx: &mut Context<'_>) -> bool {
         let read = self.wire.poll_discard(cx);
         match read {
@@ -91,6 +94,7 @@ impl Io {
         read.is_ready()
     }
 
+    /// Whoever sends on and on behind our close frame is not listened to for ever.
     fn discard(&mut self, count: usize) {
         self.discarded += count;
         if self.discarded > MAX_DISCARDED {

@@ -82,18 +82,26 @@ pub(crate) struct Io {
     listening: bool,
     /// When it was pinged, if nothing has come since.
     pinged_at: Option<Instant>,
+    /// When it is looked next whether anything has come.
     keepalive_at: Instant,
     /// Since when a message has been half read, and which one.
     half_read: Option<(Instant, u32)>,
+    /// Since when the peer has taken nothing of what waits for it.
     stalled_since: Option<Instant>,
+    /// By when the closing handshake has to be over: known once all is written, and at once for a
+    /// peer that takes nothing.
     closing_until: Option<Instant>,
+    /// Whether the timer will wake the task that drives the connection.
     timer_knows_us: bool,
+    /// Bytes that came behind our close frame.
     discarded: usize,
     /// What is counted for a message that is half read.
     held: usize,
     control_frames: Bucket,
     messages: Bucket,
+    /// When the token ends with which the connection was opened, if that ends it too.
     expires_at: Option<Instant>,
+    /// What [`Io::spawn`] has started.
     tasks: Option<Box<JoinSet<()>>>,
 }
 
