@@ -27,10 +27,11 @@
 //! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `turns`, `queue`, `about`,
 //! `peer`, `target`, `filter`, `selection`, `page`, `question`, `relay`, `gate`, `fan_out`,
 //! `state`, `hub`, `evictions`, `publish`, `member`, `directory`, `inquiry`. How it travels:
-//! `socket`, `output`, `watch`, `inflow`, `input`, `wire`, `session`, `connection`. How it begins: `route`,
-//! `head`, `auth`, `handler`, `answer`, `offer`, `agreement`, `handshake`. Who is told of it: `events`. What
-//! holds it together: `config`, `counter`, `metrics`, `process`, `listener`, `pause`, `backplane`,
-//! `server`, `drain`, and last what the daemon serves: `endpoint` to clients, `control` to backends.
+//! `socket`, `output`, `watch`, `inflow`, `input`, `wire`, `session`, `connection`. How it begins:
+//! `route`, `head`, `auth`, `handler`, `answer`, `offer`, `agreement`, `handshake`. Who is told of
+//! it: `events`. What holds it together: `config`, `counter`, `metrics`, `process`, `listener`,
+//! `pause`, `backplane`, `server`, `drain`, and last what the daemon serves: `endpoint` to clients,
+//! `control` to backends.
 //!
 //! # Invariants
 //!
