@@ -141,9 +141,9 @@ impl Figures {
         page.counter("hubnerite_messages_received", help, traffic.messages_in)?;
         let help = "Messages to clients, replies included";
         page.counter("hubnerite_messages_sent", help, traffic.messages_out)?;
-        let help = "Bytes read from open connections, below TLS";
+        let help = "Bytes read from WebSocket connections, below TLS";
         page.counter("hubnerite_received_bytes", help, traffic.bytes_in)?;
-        let help = "Bytes written to open connections, below TLS";
+        let help = "Bytes written to WebSocket connections, below TLS";
         page.counter("hubnerite_sent_bytes", help, traffic.bytes_out)?;
         let deliveries = metrics.fan_out.sum();
         page.counter("hubnerite_deliveries", "Times that a publication was queued", deliveries)?;
