@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     frame::{Form, Kind, Publication},
-    protocol::{Batch, DataType, Payload, Source},
+    protocol::{Batch, DataType, Payload, Source, check_group, check_hub},
     relay::Post,
     selection::Selection,
     target::Target,
@@ -111,6 +111,10 @@ impl Carrier {
         Selection::new(asked.filter.as_deref(), asked.excluded.clone())
             .map_err(|error| error.to_string())?;
         let payload = Payload::new(asked.data_type.unwrap_or(DataType::Json), asked.data)?;
+        check_hub(&asked.hub)?;
+        if let To::Group(group) = &asked.to {
+            check_group(group)?;
+        }
         let mut users = Vec::new();
         let (target, source) = match &asked.to {
             To::All(_) => (Target::All, Source::Server),
