@@ -66,6 +66,7 @@ async fn what_happens_is_counted() {
         (r#"hubnerite_connections_closed_total{code="1000"}"#, 1.0),
         (r#"hubnerite_handshakes_total{status="101"}"#, 2.0),
         (r#"hubnerite_handshakes_total{status="404"}"#, 1.0),
+        ("hubnerite_handshakes_refused_total", 1.0),
         ("hubnerite_messages_received_total", 3.0),
         ("hubnerite_deliveries_total", 1.0),
         (r#"hubnerite_fanout_recipients_bucket{le="0.0"}"#, 1.0),

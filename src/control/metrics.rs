@@ -131,6 +131,8 @@ impl Figures {
         page.counters("hubnerite_connections_closed", help, codes)?;
         let help = "Answers to requests for connections and pages, by status";
         page.counters("hubnerite_handshakes", help, numbered("status", &metrics.answered))?;
+        let help = "Requests answered with an error, or not at all";
+        page.counter("hubnerite_handshakes_refused", help, metrics.refused.get())?;
         let help = "Handlers that failed or panicked";
         page.counter("hubnerite_handler_failures", help, metrics.handler_failures.get())
     }
