@@ -7,7 +7,7 @@ mod support;
 
 use hubnerite::{Backplane, Config};
 use serde_json::{Value, json};
-use support::{EngineServer, JsonClient, TestServer, command, eventually, within};
+use support::{EngineServer, JsonClient, TestServer, eventually, within};
 
 /// What nobody can carry out.
 const POISON: [&str; 7] = [
@@ -88,11 +88,7 @@ struct Redis(EngineServer);
 
 impl Redis {
     async fn start() -> Self {
-        let start = |port, folder: &str| {
-            let place = format!("--port {port} --bind 127.0.0.1 --dir {folder}");
-            command("redis-server", &format!("{place} --appendonly yes --appendfsync always"))
-        };
-        Self(EngineServer::start(start).await)
+        Self(EngineServer::redis("--appendonly yes --appendfsync always").await)
     }
 
     fn url(&self) -> String {

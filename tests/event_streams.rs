@@ -9,14 +9,10 @@ use std::time::Duration;
 
 use hubnerite::{Config, EventHandler, EventStream};
 use serde_json::{Value, json};
-use support::{EngineServer, TestServer, ack, command, expect_failure};
+use support::{EngineServer, TestServer, ack, expect_failure};
 
 async fn redis_server() -> EngineServer {
-    EngineServer::start(|port, folder| {
-        let place = format!("--port {port} --bind 127.0.0.1 --dir {folder}");
-        command("redis-server", &format!("{place} --appendonly yes --appendfsync always"))
-    })
-    .await
+    EngineServer::redis("--appendonly yes --appendfsync always").await
 }
 
 fn redis_url(server: &EngineServer) -> String {

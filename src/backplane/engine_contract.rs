@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::{
     engine::{Command, Engine, Link},
+    engine_server::EngineServer,
     subject::Subject,
 };
 
@@ -20,6 +21,14 @@ pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
         Ok(output) => output,
         Err(passed) => panic!("{what}: not within {DEADLINE:?} ({passed})"),
     }
+}
+
+/// All that holds, of a server that is killed and started anew.
+pub(crate) async fn holds_across_a_restart(engine: &dyn Engine, mut server: EngineServer) {
+    holds(engine).await;
+    a_link_ends_with_its_engine(engine, || server.kill()).await;
+    server.revive().await;
+    the_next_link_works(engine).await;
 }
 
 /// All that holds while the engine runs.

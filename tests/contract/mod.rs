@@ -4,6 +4,8 @@
 
 #![allow(unreachable_pub, reason = "a module of many crates")]
 
+pub mod served;
+
 mod answers;
 mod rolling;
 

@@ -25,11 +25,15 @@ const START: Duration = Duration::from_secs(20);
 /// Starts a server on a port, with a folder for its files.
 type Start = Box<dyn Fn(u16, &str) -> Command + Send>;
 
+/// What has to be done on that port once it takes connections.
+type Prepare = Box<dyn Fn(u16) + Send>;
+
 /// A server that runs. Dropped, it is killed.
 pub struct EngineServer {
     pub port: u16,
     folder: PathBuf,
     start: Start,
+    prepare: Prepare,
     process: Child,
 }
 
@@ -43,7 +47,49 @@ impl EngineServer {
         fs::create_dir_all(&folder).unwrap();
         let port = free_port();
         let process = spawn(start(port, folder.to_str().unwrap()), port).await;
-        Self { port, folder, start: Box::new(start), process }
+        Self { port, folder, start: Box::new(start), prepare: Box::new(|_| ()), process }
+    }
+
+    /// Prepares it now, and whenever it is started anew.
+    pub fn prepared(mut self, prepare: impl Fn(u16) + Send + 'static) -> Self {
+        prepare(self.port);
+        self.prepare = Box::new(prepare);
+        self
+    }
+
+    /// `redis-server`, with these flags too.
+    pub async fn redis(flags: &'static str) -> Self {
+        Self::start(move |port, folder| {
+            let base = format!("--port {port} --bind 127.0.0.1 --dir {folder} --save {flags}");
+            command("redis-server", &base)
+        })
+        .await
+    }
+
+    /// `nats-server`, with these settings too.
+    pub async fn nats(settings: &'static str) -> Self {
+        Self::start(move |port, folder| {
+            let config = format!("{folder}/nats.conf");
+            let text = format!("listen: \"127.0.0.1:{port}\"\nmax_payload: 8MB\n{settings}\n");
+            fs::write(&config, text).unwrap();
+            command("nats-server", &format!("--config {config}"))
+        })
+        .await
+    }
+
+    /// `tansu`, a Kafka broker, with a topic `hub`. When it is killed it has kept nothing: started
+    /// anew, it has the topic again, and nothing in it.
+    pub async fn tansu(partitions: u32) -> Self {
+        let url = |port| format!("tcp://127.0.0.1:{port}");
+        let start = move |port, _: &str| {
+            let flags = format!("--listener-url {0} --advertised-listener-url {0}", url(port));
+            command("tansu", &format!("broker {flags} --storage-engine memory://tansu/"))
+        };
+        let create = move |port| {
+            let flags = format!("--partitions {partitions} --config max.message.bytes=8388608");
+            run(&mut command("tansu", &format!("topic create hub --broker {} {flags}", url(port))));
+        };
+        Self::start(start).await.prepared(create)
     }
 
     /// Ends it, without a word to anybody.
@@ -56,12 +102,12 @@ impl EngineServer {
     pub async fn revive(&mut self) {
         let command = (self.start)(self.port, self.folder.to_str().unwrap());
         self.process = spawn(command, self.port).await;
+        (self.prepare)(self.port);
     }
 
     /// `STOP` and `CONT`: it keeps its connections and says nothing.
     pub fn signal(&self, name: &str) {
-        let id = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+        run(&mut command("kill", &format!("-s {name} {}", self.process.id())));
     }
 }
 
@@ -91,6 +137,12 @@ pub fn command(program: &str, flags: &str) -> Command {
     let mut command = Command::new(program);
     command.args(flags.split_whitespace());
     command
+}
+
+/// Runs a command that must succeed.
+fn run(command: &mut Command) {
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{command:?}: {done:?}");
 }
 
 async fn spawn(mut command: Command, port: u16) -> Child {

@@ -206,16 +206,12 @@ fn failed(error: KafkaError) -> io::Error {
 mod tests {
     use std::time::Duration;
 
-    use rdkafka::{
-        admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-        mocking::MockCluster,
-        producer::DefaultProducerContext,
-    };
+    use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
 
     use super::*;
     use crate::backplane::{
         engine_contract::{self, carry, connect, publish, receive, subscribe, within},
-        engine_server::{EngineServer, command, free_port},
+        engine_server::{EngineServer, free_port},
     };
 
     fn engine(url: &str) -> Result<KafkaEngine, &'static str> {
@@ -231,25 +227,6 @@ mod tests {
         cluster.create_topic("hub", partitions, 1).unwrap();
         let engine = engine(&format!("kafka://{}/hub", cluster.bootstrap_servers())).unwrap();
         (cluster, engine)
-    }
-
-    async fn tansu() -> EngineServer {
-        EngineServer::start(|port, _| {
-            let url = format!("tcp://127.0.0.1:{port}");
-            let flags = format!("--listener-url {url} --advertised-listener-url {url}");
-            command("tansu", &format!("broker {flags} --storage-engine memory://tansu/"))
-        })
-        .await
-    }
-
-    async fn create_topic(port: u16, partitions: i32) {
-        let admin: AdminClient<_> = ClientConfig::new()
-            .set("bootstrap.servers", format!("127.0.0.1:{port}"))
-            .create()
-            .unwrap();
-        let topic = NewTopic::new("hub", partitions, TopicReplication::Fixed(1));
-        let topic = topic.set("max.message.bytes", "8388608");
-        within("the topic", admin.create_topics(&[topic], &AdminOptions::new())).await.unwrap();
     }
 
     #[test]
@@ -273,14 +250,9 @@ mod tests {
     #[tokio::test]
     #[ignore = "needs tansu, a broker: the step kafka of tests/all"]
     async fn the_contract_holds() {
-        let mut server = tansu().await;
-        create_topic(server.port, 3).await;
+        let server = EngineServer::tansu(3).await;
         let engine = engine(&format!("kafka://127.0.0.1:{}/hub", server.port)).unwrap();
-        engine_contract::holds(&engine).await;
-        engine_contract::a_link_ends_with_its_engine(&engine, || server.kill()).await;
-        server.revive().await;
-        create_topic(server.port, 3).await;
-        engine_contract::the_next_link_works(&engine).await;
+        engine_contract::holds_across_a_restart(&engine, server).await;
     }
 
     #[tokio::test]

@@ -220,16 +220,6 @@ mod tests {
         NatsEngine::new(url.parse()?)
     }
 
-    async fn nats(settings: &'static str) -> EngineServer {
-        EngineServer::start(move |port, folder| {
-            let config = format!("{folder}/nats.conf");
-            let text = format!("listen: \"127.0.0.1:{port}\"\nmax_payload: 8MB\n{settings}\n");
-            std::fs::write(&config, text).unwrap();
-            command("nats-server", &format!("--config {config}"))
-        })
-        .await
-    }
-
     #[test]
     fn a_url_that_cannot_be_used_is_refused_with_the_rule() {
         for (url, rule) in [
@@ -244,23 +234,20 @@ mod tests {
     #[tokio::test]
     #[ignore = "needs nats-server: the step nats of tests/all"]
     async fn the_contract_holds() {
-        let mut server = nats("").await;
+        let server = EngineServer::nats("").await;
         let engine = engine(&format!("nats://127.0.0.1:{}", server.port)).unwrap();
-        engine_contract::holds(&engine).await;
-        engine_contract::a_link_ends_with_its_engine(&engine, || server.kill()).await;
-        server.revive().await;
-        engine_contract::the_next_link_works(&engine).await;
+        engine_contract::holds_across_a_restart(&engine, server).await;
     }
 
     #[tokio::test]
     #[ignore = "needs nats-server: the step nats of tests/all"]
     async fn a_user_has_a_password_or_a_token_and_no_error_tells_it() {
-        let server = nats("authorization { user: me, password: \"s3cret/\" }").await;
+        let server = EngineServer::nats("authorization { user: me, password: \"s3cret/\" }").await;
         let at = |who, port| engine(&format!("nats://{who}@127.0.0.1:{port}")).unwrap();
         connect(&at("me:s3cret%2f", server.port)).await;
         let refused = at("me:wr0ng", server.port).connect().await.err().unwrap().to_string();
         assert!(refused.ends_with("Authorization Violation"), "{refused}");
-        let server = nats("authorization { token: t0ken }").await;
+        let server = EngineServer::nats("authorization { token: t0ken }").await;
         connect(&at("t0ken", server.port)).await;
         at("t1ken", server.port).connect().await.err().unwrap();
     }
@@ -270,7 +257,7 @@ mod tests {
     async fn what_the_server_does_not_allow_is_an_error() {
         let rules = "authorization { users: [ { user: a, password: b, permissions: \
                      { publish: \"contract.hub.group.yes\", subscribe: \"contract.hub.group.yes\" } } ] }";
-        let server = nats(rules).await;
+        let server = EngineServer::nats(rules).await;
         let engine = engine(&format!("nats://a:b@127.0.0.1:{}", server.port)).unwrap();
         for command in [subscribe("no"), publish("no", "1")] {
             let mut link = connect(&engine).await;
@@ -285,7 +272,7 @@ mod tests {
     #[tokio::test]
     #[ignore = "needs nats-server: the step nats of tests/all"]
     async fn of_several_hosts_the_first_that_answers_is_used() {
-        let server = nats("").await;
+        let server = EngineServer::nats("").await;
         let url = format!("nats://127.0.0.1:{},127.0.0.1:{}", free_port(), server.port);
         connect(&engine(&url).unwrap()).await;
         let nobody = engine(&format!("nats://127.0.0.1:{}", free_port())).unwrap();

@@ -193,14 +193,6 @@ mod tests {
         engine(url, Channels::Ordinary).unwrap()
     }
 
-    async fn redis(flags: &'static str) -> EngineServer {
-        EngineServer::start(move |port, folder| {
-            let base = format!("--port {port} --bind 127.0.0.1 --dir {folder} --save {flags}");
-            command("redis-server", &base)
-        })
-        .await
-    }
-
     fn cli(port: u16, line: &str) {
         let port = port.to_string();
         let done = Process::new("redis-cli").args(["-p", &port]).args(line.split(' ')).output();
@@ -229,18 +221,15 @@ mod tests {
     #[tokio::test]
     #[ignore = "needs redis-server: the step redis of tests/all"]
     async fn the_contract_holds() {
-        let mut server = redis("").await;
+        let server = EngineServer::redis("").await;
         let engine = ordinary(&format!("redis://127.0.0.1:{}", server.port));
-        engine_contract::holds(&engine).await;
-        engine_contract::a_link_ends_with_its_engine(&engine, || server.kill()).await;
-        server.revive().await;
-        engine_contract::the_next_link_works(&engine).await;
+        engine_contract::holds_across_a_restart(&engine, server).await;
     }
 
     #[tokio::test]
     #[ignore = "needs redis-server: the step redis of tests/all"]
     async fn a_user_needs_its_password_and_no_error_tells_it() {
-        let server = redis("--user default off --user me on >s3cret/ &contract.* +hello +publish +subscribe +unsubscribe").await;
+        let server = EngineServer::redis("--user default off --user me on >s3cret/ &contract.* +hello +publish +subscribe +unsubscribe").await;
         let at = |user_info| ordinary(&format!("redis://{user_info}@127.0.0.1:{}", server.port));
         let mut link = connect(&at("me:s3cret%2f")).await;
         carry(&mut link, &[subscribe("a"), publish("a", "1")]).await;
@@ -253,7 +242,7 @@ mod tests {
     #[tokio::test]
     #[ignore = "needs redis-server: the step redis of tests/all"]
     async fn of_several_hosts_the_primary_is_used() {
-        let (primary, replica) = (redis("").await, redis("").await);
+        let (primary, replica) = (EngineServer::redis("").await, EngineServer::redis("").await);
         cli(replica.port, &format!("replicaof 127.0.0.1 {}", primary.port));
         let [nobody, replica, primary] = [free_port(), replica.port, primary.port];
         let url = format!("redis://127.0.0.1:{nobody},127.0.0.1:{replica},127.0.0.1:{primary}");
@@ -272,7 +261,7 @@ mod tests {
     #[tokio::test]
     #[ignore = "needs redis-server: the step redis of tests/all"]
     async fn sentinels_name_the_primary() {
-        let primary = redis("").await;
+        let primary = EngineServer::redis("").await;
         let watched = primary.port;
         let sentinel = EngineServer::start(move |port, folder| {
             let config = format!("{folder}/sentinel.conf");
@@ -297,7 +286,11 @@ mod tests {
     #[ignore = "needs redis-server: the step redis of tests/all"]
     async fn the_contract_holds_on_a_cluster_and_its_shards() {
         let flags = "--cluster-enabled yes --cluster-node-timeout 2000";
-        let mut nodes = [redis(flags).await, redis(flags).await, redis(flags).await];
+        let mut nodes = [
+            EngineServer::redis(flags).await,
+            EngineServer::redis(flags).await,
+            EngineServer::redis(flags).await,
+        ];
         let hosts = nodes.each_ref().map(|node| format!("127.0.0.1:{}", node.port));
         cli(nodes[0].port, &format!("--cluster create {} --cluster-yes", hosts.join(" ")));
         let url = format!("redis://{}", hosts.join(","));
