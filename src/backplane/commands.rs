@@ -37,6 +37,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How often it is said that something is wrong.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
+/// What is read at once, and acknowledged at once, at most.
+pub(crate) const MAX_ENTRIES: usize = 100;
+
+/// How long a read waits for something to come.
+pub(crate) const WAIT: Duration = Duration::from_secs(1);
+
 /// Where commands come from: nodes share them, so that each is one node's.
 pub(crate) trait CommandSource: Send + Sync + 'static {
     /// Connects. The caller sets the deadline.

@@ -13,15 +13,14 @@ pub(crate) enum NotKept {
     Failed(io::Error),
 }
 
+/// Whether a record was kept, once that is known.
+pub(crate) type Kept<'a> = Pin<Box<dyn Future<Output = Result<(), NotKept>> + Send + 'a>>;
+
 /// Takes records at its end.
 pub(crate) trait Journal: Send + Sync + 'static {
     /// Done once the engine has the record. Those with one key keep their order, if each waits for
     /// the one before. The caller sets the deadline; dropped, the record may be kept or not.
-    fn append<'a>(
-        &'a self,
-        key: &'a str,
-        record: &'a [u8],
-    ) -> Pin<Box<dyn Future<Output = Result<(), NotKept>> + Send + 'a>>;
+    fn append<'a>(&'a self, key: &'a str, record: &'a [u8]) -> Kept<'a>;
 }
 
 /// The journal that is written `redis-stream:KEY` or `kafka:TOPIC`, kept by the engine at this URL.

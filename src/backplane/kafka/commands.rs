@@ -1,6 +1,6 @@
 //! A topic that nodes read as one consumer group.
 
-use std::{io, time::Duration};
+use std::io;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -19,17 +19,12 @@ use super::{
 };
 use crate::backplane::{
     address::EngineUrl,
-    commands::{CommandSource, Commands, Entry},
+    commands::{CommandSource, Commands, Entry, MAX_ENTRIES, WAIT},
     engine::Io,
 };
 
 /// The nodes' consumer group.
 const GROUP: &str = "hubnerite-commands";
-
-const MAX_ENTRIES: usize = 100;
-
-/// How long a read waits for something to come.
-const WAIT: Duration = Duration::from_secs(1);
 
 /// Commands in a topic of a Kafka cluster.
 pub(crate) struct CommandTopic {

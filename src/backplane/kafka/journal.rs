@@ -1,6 +1,6 @@
 //! A topic as a journal.
 
-use std::{io, pin::Pin};
+use std::io;
 
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::backplane::{
     address::EngineUrl,
-    journal::{Journal, NotKept},
+    journal::{Journal, Kept, NotKept},
 };
 
 /// A topic of a Kafka cluster, another than the one that joins the nodes.
@@ -43,11 +43,7 @@ impl Log {
 }
 
 impl Journal for Log {
-    fn append<'a>(
-        &'a self,
-        key: &'a str,
-        record: &'a [u8],
-    ) -> Pin<Box<dyn Future<Output = Result<(), NotKept>> + Send + 'a>> {
+    fn append<'a>(&'a self, key: &'a str, record: &'a [u8]) -> Kept<'a> {
         Box::pin(self.produce(key, record))
     }
 }

@@ -7,17 +7,12 @@ use ::redis::{Value, aio::MultiplexedConnection, cmd, from_redis_value, pipe};
 use super::{Channels, Listener, failed, servers::Servers};
 use crate::backplane::{
     address::EngineUrl,
-    commands::{CommandSource, Commands, Entry},
+    commands::{CommandSource, Commands, Entry, MAX_ENTRIES, WAIT},
     engine::Io,
 };
 
 /// The nodes' consumer group.
 const GROUP: &str = "hubnerite";
-
-const MAX_ENTRIES: usize = 100;
-
-/// How long a read waits for something to come.
-const WAIT: Duration = Duration::from_secs(1);
 
 /// A command that a node has read and not acknowledged for so long is another's.
 const ABANDONED: Duration = Duration::from_secs(30);

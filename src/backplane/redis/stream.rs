@@ -1,14 +1,12 @@
 //! A stream as a journal: `XADD KEY * event RECORD`.
 
-use std::pin::Pin;
-
 use ::redis::{aio::MultiplexedConnection, cmd};
 use tokio::sync::Mutex;
 
 use super::{Channels, Listener, failed, servers::Servers};
 use crate::backplane::{
     address::EngineUrl,
-    journal::{Journal, NotKept},
+    journal::{Journal, Kept, NotKept},
 };
 
 /// A stream of a Redis server. It is never trimmed: who reads it knows what has been read.
@@ -50,11 +48,7 @@ impl Stream {
 }
 
 impl Journal for Stream {
-    fn append<'a>(
-        &'a self,
-        _: &'a str,
-        record: &'a [u8],
-    ) -> Pin<Box<dyn Future<Output = Result<(), NotKept>> + Send + 'a>> {
+    fn append<'a>(&'a self, _: &'a str, record: &'a [u8]) -> Kept<'a> {
         Box::pin(self.add(record))
     }
 }
