@@ -8,6 +8,7 @@ pub mod served;
 
 mod answers;
 mod rolling;
+mod stopping;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,6 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 pub use self::{
     answers::*, rolling::nodes_are_restarted_one_by_one_and_nothing_acknowledged_is_lost,
+    stopping::*,
 };
 use crate::support::{
     DEADLINE, JsonClient, TestServer, ack, connect, eventually, eventually_within, expect_failure,
@@ -51,6 +53,28 @@ pub trait Bench: Sized {
 
     /// Lets it go on.
     fn resume(&self);
+
+    /// From now on it carries nothing, and what it is given later waits for it.
+    fn halt(&mut self) -> impl Future<Output = ()> {
+        async {
+            if Self::GOES_ON {
+                self.pause();
+            } else {
+                self.stop().await;
+            }
+        }
+    }
+
+    /// It carries again.
+    fn carry_on(&mut self) -> impl Future<Output = ()> {
+        async {
+            if Self::GOES_ON {
+                self.resume();
+            } else {
+                self.restart().await;
+            }
+        }
+    }
 }
 
 /// Makes a test of each promise. `ignore` is for engines that have to be installed.
@@ -72,6 +96,7 @@ macro_rules! contract {
             a_restarted_engine_joins_all_again_and_a_gap_is_told_once
             an_engine_that_hangs_is_noticed_and_used_again
             what_a_node_has_accepted_before_it_stops_arrives
+            what_waits_for_a_hanging_engine_when_a_node_stops_arrives
             what_is_accepted_while_there_is_no_engine_arrives_and_the_rest_is_refused
             nodes_are_restarted_one_by_one_and_nothing_acknowledged_is_lost
             every_node_knows_who_is_there
@@ -439,26 +464,6 @@ pub async fn an_engine_that_hangs_is_noticed_and_used_again<B: Bench>() {
     }
     assert_eq!((gaps, messages), (1, 1));
     ben.expect_nothing().await;
-}
-
-pub async fn what_a_node_has_accepted_before_it_stops_arrives<B: Bench>() {
-    const COUNT: u64 = 1000;
-    let (_bench, one, other) = two::<B>().await;
-    let (mut ann, mut ben) = (one.user("ann").await, other.user("ben").await);
-    ben.join("lobby", 1).await;
-    for number in 0..COUNT {
-        let message = to_group("lobby", number);
-        ann.send(&message).await;
-    }
-    // What is behind them is answered: they are accepted.
-    ann.expect_nothing().await;
-    drop(ann);
-    let (Node { server, .. }, heard) = (one, async {
-        for number in 0..COUNT {
-            expect(&mut ben, json!({"data": number})).await;
-        }
-    });
-    tokio::join!(server.stop(), heard);
 }
 
 pub async fn what_is_accepted_while_there_is_no_engine_arrives_and_the_rest_is_refused<B: Bench>() {

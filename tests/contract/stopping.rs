@@ -1,0 +1,81 @@
+//! A node stops, and what it has accepted arrives all the same.
+
+use std::{pin::pin, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::{Bench, Node, RETURN, expect, to_group, two};
+use crate::support::{JsonClient, ack, eventually};
+
+/// How long a node that stops is seen to wait: with nothing to wait for it is over at once.
+const STAY: Duration = Duration::from_secs(1);
+
+pub async fn what_a_node_has_accepted_before_it_stops_arrives<B: Bench>() {
+    const COUNT: u64 = 1000;
+    let (_bench, one, other) = two::<B>().await;
+    let (mut ann, mut ben) = (one.user("ann").await, other.user("ben").await);
+    ben.join("lobby", 1).await;
+    for number in 0..COUNT {
+        let message = to_group("lobby", number);
+        ann.send(&message).await;
+    }
+    // What is behind them is answered: they are accepted.
+    ann.expect_nothing().await;
+    drop(ann);
+    let (Node { server, .. }, heard) = (one, async {
+        for number in 0..COUNT {
+            expect(&mut ben, json!({"data": number})).await;
+        }
+    });
+    tokio::join!(server.stop(), heard);
+}
+
+pub async fn what_waits_for_a_hanging_engine_when_a_node_stops_arrives<B: Bench>() {
+    const COUNT: u64 = 500;
+    let (mut bench, one, other) = two::<B>().await;
+    let (mut ann, mut ben) = (one.user("ann").await, other.user("ben").await);
+    ben.join("lobby", 1).await;
+    bench.halt().await;
+    if !B::GOES_ON {
+        for node in [&one, &other] {
+            eventually("lost connections", 1, || node.counters().lost.get()).await;
+        }
+    }
+    for number in 0..COUNT {
+        say(&mut ann, number).await;
+    }
+    let Node { mut server, .. } = one;
+    server.begin_stop();
+    assert_eq!(ann.close().await.0, 1012);
+    drop(ann);
+    let mut stop = pin!(server.stop());
+    assert!(timeout(STAY, &mut stop).await.is_err(), "it has not waited for the engine");
+    bench.carry_on().await;
+    let heard = async {
+        for number in 0..COUNT {
+            assert_eq!(next_but_gaps(&mut ben).await["data"], number);
+        }
+    };
+    tokio::join!(stop, heard);
+    ben.send(&json!({"type": "ping"})).await;
+    assert_eq!(next_but_gaps(&mut ben).await, json!({"type": "pong"}));
+}
+
+/// Sends to the lobby, and has the ack of it.
+async fn say(client: &mut JsonClient, number: u64) {
+    let mut message = to_group("lobby", number);
+    message["ackId"] = number.into();
+    assert_eq!(client.ask(&message).await, ack(number));
+}
+
+/// The next frame that does not say that something may have been missed: it was not.
+async fn next_but_gaps(client: &mut JsonClient) -> Value {
+    let gap = json!({"type": "system", "event": "gap"});
+    loop {
+        let next = client.next_within(RETURN).await;
+        if next != gap {
+            return next;
+        }
+    }
+}
