@@ -97,6 +97,7 @@ macro_rules! contract {
             an_engine_that_hangs_is_noticed_and_used_again
             what_a_node_has_accepted_before_it_stops_arrives
             what_waits_for_a_hanging_engine_when_a_node_stops_arrives
+            a_node_that_stops_waits_for_a_hanging_engine_no_longer_than_it_may
             what_is_accepted_while_there_is_no_engine_arrives_and_the_rest_is_refused
             nodes_are_restarted_one_by_one_and_nothing_acknowledged_is_lost
             every_node_knows_who_is_there

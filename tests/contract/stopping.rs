@@ -2,10 +2,11 @@
 
 use std::{pin::pin, time::Duration};
 
+use hubnerite::Config;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{Bench, Node, RETURN, expect, to_group, two};
+use super::{Bench, Node, RETURN, expect, to_group, two, two_with};
 use crate::support::{JsonClient, ack, eventually};
 
 /// How long a node that stops is seen to wait: with nothing to wait for it is over at once.
@@ -60,6 +61,20 @@ pub async fn what_waits_for_a_hanging_engine_when_a_node_stops_arrives<B: Bench>
     tokio::join!(stop, heard);
     ben.send(&json!({"type": "ping"})).await;
     assert_eq!(next_but_gaps(&mut ben).await, json!({"type": "pong"}));
+}
+
+pub async fn a_node_that_stops_waits_for_a_hanging_engine_no_longer_than_it_may<B: Bench>() {
+    let config = Config { shutdown_grace: STAY, ..Config::default() };
+    let (mut bench, one, _other) = two_with::<B>(config, |backplane| backplane).await;
+    let mut ann = one.user("ann").await;
+    bench.halt().await;
+    say(&mut ann, 1).await;
+    let Node { mut server, .. } = one;
+    server.begin_stop();
+    assert_eq!(ann.close().await.0, 1012);
+    drop(ann);
+    // It panics if that takes much longer.
+    server.stop().await;
 }
 
 /// Sends to the lobby, and has the ack of it.
