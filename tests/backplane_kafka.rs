@@ -1,5 +1,5 @@
 //! Servers joined by Kafka: by the brokers that librdkafka brings for tests, which keep their topics
-//! when they go, as Kafka does.
+//! when they go, as Kafka does; and by a broker that is a process, and hangs like one.
 
 #![cfg(feature = "kafka")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
@@ -20,9 +20,18 @@ use crate::contract::Bench;
 
 const BROKER: i32 = 1;
 
-struct Kafka(MockCluster<'static, DefaultProducerContext>);
+/// Publishes a message as a backend does.
+async fn produce(servers: &str, subject: &str, bytes: &[u8]) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", servers);
+    let producer: FutureProducer = config.create().unwrap();
+    let record = FutureRecord::to("hub").key(subject).payload(bytes);
+    producer.send(record, support::DEADLINE).await.unwrap();
+}
 
-impl Bench for Kafka {
+struct Mock(MockCluster<'static, DefaultProducerContext>);
+
+impl Bench for Mock {
     /// These brokers keep an answer back for as long as they were told when they were asked.
     const GOES_ON: bool = false;
 
@@ -38,11 +47,7 @@ impl Bench for Kafka {
     }
 
     async fn publish(&self, subject: &str, bytes: &[u8]) {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", self.0.bootstrap_servers());
-        let producer: FutureProducer = config.create().unwrap();
-        let record = FutureRecord::to("hub").key(subject).payload(bytes);
-        producer.send(record, support::DEADLINE).await.unwrap();
+        produce(&self.0.bootstrap_servers(), subject, bytes).await;
     }
 
     async fn stop(&mut self) {
@@ -62,4 +67,30 @@ impl Bench for Kafka {
     }
 }
 
-contract!(Kafka);
+contract!(Mock);
+
+mod on_tansu {
+    use crate::{
+        contract::served::{Program, Served},
+        produce,
+        support::EngineServer,
+    };
+
+    struct Tansu;
+
+    impl Program for Tansu {
+        async fn start() -> EngineServer {
+            EngineServer::tansu(1).await
+        }
+
+        fn url(port: u16) -> String {
+            format!("kafka://127.0.0.1:{port}/hub")
+        }
+
+        async fn publish(port: u16, subject: &str, bytes: &[u8]) {
+            produce(&format!("127.0.0.1:{port}"), subject, bytes).await;
+        }
+    }
+
+    crate::contract!(Served<Tansu>, ignore = "needs tansu, a broker: the step kafka of tests/all");
+}

@@ -81,7 +81,7 @@ pub trait Bench: Sized {
 #[macro_export]
 macro_rules! contract {
     ($bench:ty $(, $ignore:meta)?) => {
-        contract! { @ $bench [$($ignore)?]
+        $crate::contract! { @ $bench [$($ignore)?]
             every_target_is_reached_and_nobody_else
             a_program_reaches_users_groups_and_everybody
             what_one_sender_says_arrives_in_its_order
@@ -117,9 +117,9 @@ macro_rules! contract {
         $(#[$ignore])?
         #[tokio::test]
         async fn $promise() {
-            contract::$promise::<$bench>().await;
+            $crate::contract::$promise::<$bench>().await;
         }
-        contract! { @ $bench [$($ignore)?] $($others)* }
+        $crate::contract! { @ $bench [$($ignore)?] $($others)* }
     };
 }
 
