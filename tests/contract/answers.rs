@@ -11,7 +11,7 @@ use hubnerite::{Backplane, Config, SameUser};
 use serde_json::{Value, json};
 use tokio::runtime;
 
-use super::{Bench, Node, RETURN};
+use super::{Bench, Node, PATIENT, RETURN};
 use crate::support::{
     HttpAnswer, JsonClient, TestServer, ack, eventually, expect_failure, rest::Caller, upgrade,
     within,
@@ -33,9 +33,16 @@ impl Asked {
 
     /// Several, each of which knows all others.
     async fn several<const N: usize>(bench: &impl Bench, config: &Config) -> [Self; N] {
+        Self::several_with(config, || bench.backplane()).await
+    }
+
+    async fn several_with<const N: usize>(
+        config: &Config,
+        backplane: impl Fn() -> Backplane,
+    ) -> [Self; N] {
         let mut nodes = Vec::new();
         for _ in 0..N {
-            nodes.push(Self::start(config.clone(), bench.backplane()).await);
+            nodes.push(Self::start(config.clone(), backplane()).await);
         }
         for node in &mut nodes {
             node.expect_nodes(N as u64).await;
@@ -199,7 +206,9 @@ pub async fn a_backend_acts_on_connections_of_another_node<B: Bench>() {
 
 pub async fn who_is_closed_on_another_node_has_heard_what_was_said_before<B: Bench>() {
     let bench = B::start().await;
-    let [mut one, other] = Asked::several(&bench, &Config::default()).await;
+    // However long the calls take: an engine that is given up keeps no order.
+    let backplane = || bench.backplane().grace(PATIENT);
+    let [mut one, other] = Asked::several_with(&Config::default(), backplane).await;
     let mut ann = other.server.user("ann").await;
     if B::GOES_ON {
         bench.pause();

@@ -126,6 +126,9 @@ macro_rules! contract {
 /// How long an engine may carry nothing, in the tests that wait for it.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Longer than an engine hangs that is not to be given up, on however busy a machine.
+const PATIENT: Duration = Duration::from_mins(1);
+
 /// How long an engine hangs.
 const HANG: Duration = Duration::from_secs(10);
 
