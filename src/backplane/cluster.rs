@@ -21,7 +21,8 @@ use super::{
 };
 use crate::question::{Answer, Ask, Told};
 
-/// A node that was silent for so long is gone: five of its notes were lost in a row.
+/// A node that was silent for so long is gone: five of its notes were lost in a row, while this
+/// node's own came through.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// Questions to other nodes that are under way at once; further ones wait.
@@ -136,10 +137,14 @@ impl Cluster {
         state.questions.values_mut().for_each(|question| question.give_up(node));
     }
 
-    /// Forgets those who are silent; how many others there are.
-    pub(super) fn expire(&self, now: Instant) -> usize {
+    /// Forgets those who are silent, although they could be heard since then; how many others
+    /// there are.
+    pub(super) fn expire(&self, now: Instant, steady_since: Option<Instant>) -> usize {
         let mut state = self.lock();
-        state.others.retain(|_, other| now.duration_since(other.heard_at) < SILENCE);
+        if let Some(since) = steady_since {
+            let silence = |other: &Other| now.duration_since(other.heard_at.max(since));
+            state.others.retain(|_, other| silence(other) < SILENCE);
+        }
         state.others.len()
     }
 
@@ -272,9 +277,22 @@ mod tests {
         let cluster = heard(&[one, other]);
         let start = Instant::now();
         assert!(!cluster.hear(one, one, start + SILENCE / 2), "it is known");
-        assert_eq!(cluster.expire(start + SILENCE), 1);
+        let since = Some(start);
+        assert_eq!(cluster.expire(start + SILENCE, since), 1);
         assert_eq!(cluster.audience(None, Instant::now()).nodes, HashSet::from([one]));
-        assert_eq!(cluster.expire(start + SILENCE * 2), 0);
+        assert_eq!(cluster.expire(start + SILENCE * 2, since), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_forgotten_while_nothing_comes_through() {
+        let cluster = heard(&[NodeId::random()]);
+        let later = Instant::now() + SILENCE * 2;
+        assert_eq!(cluster.expire(later, None), 1, "nobody could be heard");
+        assert_eq!(cluster.expire(later, Some(later)), 1, "it may be next");
+        assert_eq!(cluster.expire(later + SILENCE, None), 1);
+        cluster.lose(later + SILENCE);
+        assert!(cluster.wait_until(later + SILENCE * 2), "it was not there before");
+        assert_eq!(cluster.expire(later + SILENCE, Some(later)), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -290,7 +308,7 @@ mod tests {
         assert!(cluster.is_complete());
         cluster.lose(start);
         assert!(cluster.wait_until(start + SILENCE * 2), "one is there again");
-        cluster.expire(start + SILENCE);
+        cluster.expire(start + SILENCE, Some(start));
         let asked = |now| cluster.audience(None, now).nodes;
         assert_eq!(asked(start + SILENCE), HashSet::from([one]), "it may have an answer");
         assert_eq!(asked(start + SILENCE * 2), HashSet::new(), "nobody waits for it any more");

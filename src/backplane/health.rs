@@ -11,6 +11,9 @@ use std::{
 
 use tokio::time::Instant;
 
+/// Probes come back every second. When none has for so long, nothing else has come either.
+const BREAK: Duration = Duration::from_secs(2);
+
 /// How the engine is.
 #[derive(Debug)]
 pub(super) struct Health {
@@ -25,6 +28,8 @@ struct Probes {
     /// Those that have not come back, in order.
     under_way: VecDeque<(u64, Instant)>,
     returned_at: Option<Instant>,
+    /// The first one that came back after a break.
+    steady_since: Option<Instant>,
 }
 
 impl Health {
@@ -47,6 +52,9 @@ impl Health {
         let place = probes.under_way.iter().position(|(probe, _)| *probe == id)?;
         let (_, sent_at) = probes.under_way.drain(..=place).next_back()?;
         let before = probes.returned_at.replace(now);
+        if before.is_none_or(|before| now.duration_since(before) > BREAK) {
+            probes.steady_since = Some(now);
+        }
         if before.is_some_and(|before| now.duration_since(before) > self.grace) {
             // It was not lost, but for as long as this nobody could know.
             self.miss();
@@ -70,6 +78,13 @@ impl Health {
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         let returned_at = self.lock().returned_at;
         returned_at.is_some_and(|at| now.duration_since(at) <= self.grace)
+    }
+
+    /// Since when probes come back one after another; `None` while they do not.
+    pub(super) fn steady_since(&self, now: Instant) -> Option<Instant> {
+        let probes = self.lock();
+        probes.returned_at.filter(|at| now.duration_since(*at) <= BREAK)?;
+        probes.steady_since
     }
 
     /// Somebody here may miss something from now on.
@@ -108,6 +123,23 @@ mod tests {
         health.probe(2, late);
         assert!(health.returned(2, late).is_some());
         assert!(health.is_ready(late) && health.take_gap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_steady_since_the_last_break() {
+        let (health, start) = (Health::new(GRACE), Instant::now());
+        assert_eq!(health.steady_since(start), None, "nothing has come back yet");
+        let come_back = |id, now| {
+            health.probe(id, now);
+            assert!(health.returned(id, now).is_some());
+        };
+        come_back(1, start);
+        come_back(2, start + BREAK);
+        assert_eq!(health.steady_since(start + BREAK * 2), Some(start));
+        let late = start + BREAK * 2 + Duration::from_millis(1);
+        assert_eq!(health.steady_since(late), None);
+        come_back(3, late);
+        assert_eq!(health.steady_since(late), Some(late));
     }
 
     #[tokio::test(start_paused = true)]

@@ -199,6 +199,12 @@ impl Node {
         }
     }
 
+    /// How many other nodes are left. While an engine carries nothing, nobody is silent.
+    pub(super) fn forget_silent(&self) -> usize {
+        let now = Instant::now();
+        self.cluster.expire(now, self.health.steady_since(now))
+    }
+
     pub(super) fn next_id(&self) -> u64 {
         self.last_id.fetch_add(1, Relaxed) + 1
     }
@@ -283,7 +289,7 @@ impl Relay for Node {
 
     fn figures(&self) -> RelayFigures {
         RelayFigures {
-            nodes: self.cluster.expire(Instant::now()) + 1,
+            nodes: self.forget_silent() + 1,
             is_up: self.is_ready(),
             waiting_bytes: self.buffer_size.saturating_sub(self.buffer.available_permits()),
             subscriptions: self.interest().len(),

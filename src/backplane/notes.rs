@@ -37,7 +37,7 @@ enum Note {
 impl Node {
     /// Tells the others that this node is there, until it has said goodbye.
     pub(super) fn announce(&self) {
-        self.cluster.expire(Instant::now());
+        self.forget_silent();
         if !self.cluster.is_left() {
             self.tell(To::Nodes(Yes), &text(&here()));
         }

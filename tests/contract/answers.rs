@@ -226,6 +226,36 @@ pub async fn who_is_closed_on_another_node_has_heard_what_was_said_before<B: Ben
     assert_eq!(ann.next().await["event"], "disconnected");
 }
 
+pub async fn nobody_is_forgotten_while_an_engine_hangs<B: Bench>() {
+    let bench = B::start().await;
+    // Longer than a node may be silent that can be heard.
+    let backplane = || bench.backplane().grace(Duration::from_secs(8));
+    let [mut one, other] = Asked::several_with(&Config::default(), backplane).await;
+    let mut ann = other.server.user("ann").await;
+    bench.pause();
+    let path = "/api/hubs/default/users/ann/:send";
+    assert_eq!(one.caller.call("POST", path, TEXT, "meanwhile").await.status, 202);
+    let hubs = [one.server.hub.clone(), other.server.hub.clone()];
+    for hub in hubs {
+        while hub.metrics().backplane.lost.get() == 0 {
+            let answer = one.call("HEAD", "/users/ann").await;
+            assert_ne!(
+                (answer.status, silent(&answer)),
+                (404, None),
+                "she is not known to be gone"
+            );
+        }
+    }
+    bench.resume();
+    // It was given up. What waited is held until the other node is back.
+    let mut next = ann.next_within(RETURN).await;
+    if next["event"] == "gap" {
+        next = ann.next_within(RETURN).await;
+    }
+    assert_eq!(next["data"], "meanwhile");
+    one.until("the status of ann", 200, async |node| node.status("HEAD", "/users/ann").await).await;
+}
+
 pub async fn nobody_is_not_found_only_where_no_node_has_them<B: Bench>() {
     let bench = B::start().await;
     let [one, other] = Asked::several(&bench, &Config::default()).await;

@@ -104,6 +104,7 @@ macro_rules! contract {
             a_list_comes_in_pages_that_name_everybody_once_whatever_their_node
             a_backend_acts_on_connections_of_another_node
             who_is_closed_on_another_node_has_heard_what_was_said_before
+            nobody_is_forgotten_while_an_engine_hangs
             nobody_is_not_found_only_where_no_node_has_them
             a_user_who_connects_to_another_node_is_replaced
             a_user_who_is_on_another_node_is_taken
