@@ -28,9 +28,6 @@ use crate::support::{
 
 /// An engine under test, and what can happen to it.
 pub trait Bench: Sized {
-    /// Whether what was under way when it began to hang goes on when it does.
-    const GOES_ON: bool = true;
-
     /// Starts an engine that nobody else uses.
     fn start() -> impl Future<Output = Self>;
 
@@ -51,35 +48,13 @@ pub trait Bench: Sized {
 
     /// Lets it go on.
     fn resume(&self);
-
-    /// From now on it carries nothing, and what it is given later waits for it.
-    fn halt(&mut self) -> impl Future<Output = ()> {
-        async {
-            if Self::GOES_ON {
-                self.pause();
-            } else {
-                self.stop().await;
-            }
-        }
-    }
-
-    /// It carries again.
-    fn carry_on(&mut self) -> impl Future<Output = ()> {
-        async {
-            if Self::GOES_ON {
-                self.resume();
-            } else {
-                self.restart().await;
-            }
-        }
-    }
 }
 
 /// Makes a test of each promise. `ignore` is for engines that have to be installed.
 #[macro_export]
 macro_rules! contract {
     ($bench:ty $(, $ignore:meta)?) => {
-        $crate::contract! { @ $bench [$($ignore)?]
+        contract! { @ $bench [$($ignore)?]
             every_target_is_reached_and_nobody_else
             a_program_reaches_users_groups_and_everybody
             what_one_sender_says_arrives_in_its_order
@@ -116,9 +91,9 @@ macro_rules! contract {
         $(#[$ignore])?
         #[tokio::test]
         async fn $promise() {
-            $crate::contract::$promise::<$bench>().await;
+            contract::$promise::<$bench>().await;
         }
-        $crate::contract! { @ $bench [$($ignore)?] $($others)* }
+        contract! { @ $bench [$($ignore)?] $($others)* }
     };
 }
 

@@ -78,7 +78,8 @@ impl EngineServer {
     }
 
     /// `tansu`, a Kafka broker, with a topic `hub`. When it is killed it has kept nothing: started
-    /// anew, it has the topic again, and nothing in it.
+    /// anew, it has the topic again, and nothing in it. While several produce, who reads may miss a
+    /// message in some thousands: it is not for several nodes.
     pub async fn tansu(partitions: u32) -> Self {
         let url = |port| format!("tcp://127.0.0.1:{port}");
         let start = move |port, _: &str| {
