@@ -38,7 +38,7 @@ pub(super) struct Cluster {
 #[derive(Debug, Default)]
 struct State {
     others: HashMap<NodeId, Other>,
-    /// Those that were there when the engine was lost, and were not heard since.
+    /// Those that were there when the engine was lost, and have not heard this node since.
     missed: HashSet<NodeId>,
     /// After that nobody waits for them.
     missed_until: Option<Instant>,
@@ -93,9 +93,18 @@ impl Cluster {
     /// A node has said that it is there; `true` if that is news.
     pub(super) fn hear(&self, node: NodeId, process: NodeId, now: Instant) -> bool {
         let other = Other { process, heard_at: now };
-        let mut state = self.lock();
-        state.missed.remove(&node);
-        state.others.insert(node, other).is_none()
+        self.lock().others.insert(node, other).is_none()
+    }
+
+    /// Whether a node was there before the engine was lost, and has not said since that it hears
+    /// this one.
+    pub(super) fn is_missed(&self, node: NodeId) -> bool {
+        self.lock().missed.contains(&node)
+    }
+
+    /// A node has heard this one, since there is an engine again.
+    pub(super) fn returned(&self, node: NodeId) {
+        self.lock().missed.remove(&node);
     }
 
     /// The engine is lost: the others lose it too, and may come back later than this node.
@@ -115,7 +124,7 @@ impl Cluster {
         !state.missed.is_empty()
     }
 
-    /// Whether all are there that were there before the engine was lost.
+    /// Whether all have come back that were there before the engine was lost.
     pub(super) fn is_complete(&self) -> bool {
         self.lock().missed.is_empty()
     }
@@ -303,7 +312,9 @@ mod tests {
         cluster.lose(start);
         assert!(cluster.wait_until(start + SILENCE) && !cluster.is_complete());
         cluster.hear(one, one, start);
-        assert!(!cluster.is_complete());
+        assert!(cluster.is_missed(one), "it may have said so before");
+        cluster.returned(one);
+        assert!(!cluster.is_missed(one) && !cluster.is_complete());
         cluster.forget(other);
         assert!(cluster.is_complete());
         cluster.lose(start);

@@ -28,6 +28,10 @@ enum Note {
     Here { process: NodeId },
     /// I am gone, and so are my connections.
     Gone,
+    /// Do you hear me? This is my connection to the engine of that number.
+    Hear { link: u64 },
+    /// I hear you, on the connection that you have named.
+    Heard { link: u64 },
     /// Do this in that hub, and say what came of it, if there is a number to say it under.
     Ask { id: Option<u64>, hub: String, ask: Ask },
     /// This came of it.
@@ -66,15 +70,37 @@ impl Node {
                 if self.cluster.hear(from, process, Instant::now()) && !self.cluster.is_left() {
                     self.tell(To::Node(from), &text(&here()));
                 }
-                if self.cluster.is_complete() {
-                    self.outbox.release();
+                // An engine that has hung may bring what was said on a connection that is lost.
+                if self.cluster.is_missed(from) {
+                    self.tell(To::Node(from), &text(&Note::Hear { link: self.link() }));
                 }
             }
-            Note::Gone => self.cluster.forget(from),
+            Note::Gone => {
+                self.cluster.forget(from);
+                self.go_on();
+            }
+            Note::Hear { link } => _ = self.tell(To::Node(from), &text(&Note::Heard { link })),
+            Note::Heard { link } if link == self.link() => {
+                self.cluster.returned(from);
+                self.go_on();
+            }
+            Note::Heard { .. } => {}
             Note::Ask { id, hub: name, ask } => self.reply(&hub.named(&name), from, id, &ask),
             Note::Answer { id, answer } => self.cluster.answered(from, id, answer),
         }
         Ok(())
+    }
+
+    /// Which connection to the engine this is.
+    fn link(&self) -> u64 {
+        self.counters.connected.get()
+    }
+
+    /// Messages wait no longer once nobody is missed.
+    fn go_on(&self) {
+        if self.cluster.is_complete() {
+            self.outbox.release();
+        }
     }
 
     /// Carries out what another node asks. A join is answered once what others send to the group
@@ -172,4 +198,64 @@ fn here() -> Note {
 /// Texts, numbers and lists of them: that cannot fail.
 fn text(note: &Note) -> Vec<u8> {
     serde_json::to_vec(note).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backplane::{engine::Command, outbox::Batch},
+        frame::Kind,
+        metrics::BackplaneCounters,
+        relay::{Post, Relay},
+        target::Target,
+    };
+
+    const LONG: Duration = Duration::from_hours(1);
+
+    /// Messages among what waits to be carried now.
+    async fn messages(node: &Node) -> usize {
+        let mut batch = Batch::default();
+        node.outbox.take(&mut batch).await;
+        batch.messages()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_wait_for_those_who_say_that_they_hear_and_not_for_what_they_said_before() {
+        let (hub, other) = (Hub::default(), NodeId::random());
+        let counters = Arc::<BackplaneCounters>::default();
+        let node = Arc::new(Node::new("p", 1 << 20, LONG, Arc::clone(&counters)));
+        let say = |note: &Note| node.hear(&hub, other, &text(note)).unwrap();
+        let connect = || {
+            node.begin(1 << 20);
+            node.wait_for_others(Instant::now() + LONG);
+            counters.connected.add(1);
+        };
+        connect();
+        say(&here());
+        assert_eq!(messages(&node).await, 0, "what was said to the other");
+        node.lose();
+        let (target, wire) = (Target::Group("g"), [0x81, 1, b'x']);
+        let post = Post {
+            hub: "default",
+            target,
+            excluded: &[],
+            filter: None,
+            kind: Kind::Text,
+            wire: &wire,
+        };
+        node.publish(&post, None).unwrap();
+        connect();
+        say(&here());
+        let mut batch = Batch::default();
+        node.outbox.take(&mut batch).await;
+        assert!(matches!(&batch.commands[..], [Command::Publish(..)]), "it is asked");
+        assert_eq!(batch.messages(), 0);
+        say(&Note::Heard { link: 1 });
+        say(&Note::Hear { link: 7 });
+        assert_eq!(messages(&node).await, 0, "it has heard the connection that was lost");
+        say(&Note::Heard { link: 2 });
+        let now = Instant::now();
+        assert_eq!((messages(&node).await, now.elapsed()), (1, Duration::ZERO));
+    }
 }
