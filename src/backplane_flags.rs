@@ -9,7 +9,9 @@ use hubnerite::{Backplane, Error, EventHandler, EventStream, Server, parse_durat
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Backplane")]
 pub(crate) struct BackplaneFlags {
-    /// The engine that joins this daemon with others: redis://, rediss://, nats:// or kafka://
+    /// The engine that joins this daemon with others: redis://, rediss://, nats://, tls:// or
+    /// kafka://; for TLS with ?ca=PATH behind it, &cert=PATH&key=PATH too, if the system's
+    /// authorities are not enough
     #[arg(long, env = "HUBNERITE_BACKPLANE", value_name = "URL", value_parser = parse_url)]
     backplane: Option<Url>,
 

@@ -109,7 +109,7 @@ pub async fn certificate_guard(request: &Request) -> Result<Identity, Rejection>
 
 fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, Error> {
     let certificates = certificates(&files.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| fail(&files.key, e))?;
+    let key = private_key(&files.key)?;
     let provider = Arc::new(ring::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13, &TLS12])
@@ -117,11 +117,8 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, Error> {
     let config = match &files.client_authorities {
         None => config.with_no_client_auth(),
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in self::certificates(path)? {
-                roots.add(certificate).map_err(|error| fail(path, error))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let roots = Arc::new(authorities(path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
             config.with_client_cert_verifier(verifier.build().map_err(|error| fail(path, error))?)
         }
     };
@@ -131,7 +128,22 @@ fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, Error> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+/// The certificates in a file, all of which are believed.
+pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| fail(path, error))?;
+    }
+    Ok(roots)
+}
+
+/// The private key in a file.
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| fail(path, error))
+}
+
+/// The certificates in a file, at least one.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let certificates = CertificateDer::pem_file_iter(path).map_err(|error| fail(path, error))?;
     let certificates = certificates.collect::<Result<Vec<_>, _>>();
     let certificates = certificates.map_err(|error| fail(path, error))?;

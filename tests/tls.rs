@@ -8,100 +8,41 @@ mod support;
 
 use std::{
     fs,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        ClientConfig, RootCertStore, SupportedProtocolVersion,
-        crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+        SupportedProtocolVersion,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
         version::{TLS12, TLS13},
     },
 };
 
-use support::{ClientFrame, Daemon, RawClient, upgrade, within};
+use support::{Authority, ClientFrame, Daemon, RawClient, upgrade, within};
 
-/// An authority, and files of what it has signed, gone at the end of the test.
-struct Authority {
-    folder: PathBuf,
-    issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
+fn flags(authority: &Authority) -> [String; 2] {
+    let (certificate, key) = (authority.path("server.pem"), authority.path("server.key"));
+    [format!("--tls-cert={certificate}"), format!("--tls-key={key}")]
 }
 
-impl Authority {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("hubnerite-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap();
-        fs::write(folder.join("ca.pem"), certificate.pem()).unwrap();
-        let certificate = certificate.der().clone();
-        Self { folder, issuer: Issuer::new(params, key), certificate }
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.join(name).display().to_string()
-    }
-
-    /// Writes `NAME.pem` and `NAME.key`: a certificate of localhost with that common name.
-    fn sign(&self, name: &str) -> CertificateDer<'static> {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
-        fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-        certificate.der().clone()
-    }
-
-    fn flags(&self) -> [String; 2] {
-        let (certificate, key) = (self.path("server.pem"), self.path("server.key"));
-        [format!("--tls-cert={certificate}"), format!("--tls-key={key}")]
-    }
-
-    /// Connects with these versions, and this certificate if one is named.
-    async fn connect(
-        &self,
-        daemon: &Daemon,
-        versions: &[&'static SupportedProtocolVersion],
-        identity: Option<&str>,
-    ) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_root_certificates(roots);
-        let mut config = match identity {
-            None => config.with_no_client_auth(),
-            Some(name) => {
-                let file = |end: &str| self.path(&format!("{name}.{end}"));
-                let certificate = CertificateDer::from_pem_file(file("pem")).unwrap();
-                let key = PrivateKeyDer::from_pem_file(file("key")).unwrap();
-                config.with_client_auth_cert(vec![certificate], key).unwrap()
-            }
-        };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let stream = TcpStream::connect(daemon.address()).await?;
-        let name = ServerName::try_from("localhost").unwrap();
-        let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-        within("a TLS handshake", connecting).await
-    }
-}
-
-impl Drop for Authority {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+/// Connects with these versions, and this certificate if one is named.
+async fn connect(
+    authority: &Authority,
+    daemon: &Daemon,
+    versions: &[&'static SupportedProtocolVersion],
+    identity: Option<&str>,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut config = authority.client(versions, identity);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let stream = TcpStream::connect(daemon.address()).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    within("a TLS handshake", connecting).await
 }
 
 async fn expect_echo(client: &mut RawClient<TlsStream<TcpStream>>, text: &str) {
@@ -111,12 +52,12 @@ async fn expect_echo(client: &mut RawClient<TlsStream<TcpStream>>, text: &str) {
 
 #[tokio::test]
 async fn both_versions_of_tls_carry_messages() {
-    let authority = Authority::new("tls");
+    let authority = Authority::new();
     authority.sign("server");
-    let flags = authority.flags();
+    let flags = flags(&authority);
     let daemon = Daemon::start(&[&flags[0], &flags[1]]).await;
     for version in [&TLS12, &TLS13] {
-        let stream = authority.connect(&daemon, &[version], None).await.unwrap();
+        let stream = connect(&authority, &daemon, &[version], None).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
         let mut client = RawClient::over(stream);
         assert_eq!(client.handshake("/echo").await.status, 101);
@@ -130,9 +71,9 @@ async fn both_versions_of_tls_carry_messages() {
 
 #[tokio::test]
 async fn plain_text_on_a_tls_port_is_400_and_tls_on_a_plain_port_too() {
-    let authority = Authority::new("plain");
+    let authority = Authority::new();
     authority.sign("server");
-    let flags = authority.flags();
+    let flags = flags(&authority);
     let daemon = Daemon::start(&[&flags[0], &flags[1]]).await;
     let answer = RawClient::connect(daemon.address()).await.request(upgrade("/echo")).await;
     assert_eq!((answer.status, answer.text()), (400, "this port speaks TLS\n"));
@@ -157,9 +98,9 @@ fn hello_of_tls_1_1() -> Vec<u8> {
 #[tokio::test]
 async fn tls_1_1_is_refused_within_a_second() {
     const ALERT_OF_A_BAD_VERSION: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 70];
-    let authority = Authority::new("old");
+    let authority = Authority::new();
     authority.sign("server");
-    let flags = authority.flags();
+    let flags = flags(&authority);
     let daemon = Daemon::start(&[&flags[0], &flags[1]]).await;
     let mut client = RawClient::connect(daemon.address()).await;
     let start = Instant::now();
@@ -174,9 +115,9 @@ async fn tls_1_1_is_refused_within_a_second() {
 #[tokio::test]
 async fn a_tls_handshake_that_does_not_end_has_the_open_timeout() {
     const OPEN_TIMEOUT: Duration = Duration::from_millis(500);
-    let authority = Authority::new("slow");
+    let authority = Authority::new();
     authority.sign("server");
-    let flags = authority.flags();
+    let flags = flags(&authority);
     let daemon = Daemon::start(&[&flags[0], &flags[1], "--open-timeout=500ms"]).await;
     let hello = hello_of_tls_1_1();
     for sent in [&[][..], &hello[..1], &hello[..20]] {
@@ -195,34 +136,34 @@ async fn a_tls_handshake_that_does_not_end_has_the_open_timeout() {
 
 #[tokio::test]
 async fn a_client_certificate_names_the_user() {
-    let authority = Authority::new("client");
+    let authority = Authority::new();
     authority.sign("server");
     authority.sign("alice");
-    let flags = authority.flags();
+    let flags = flags(&authority);
     let ca = format!("--tls-client-ca={}", authority.path("ca.pem"));
     let daemon = Daemon::start(&[&flags[0], &flags[1], &ca, "--listen=127.0.0.1:0"]).await;
     for (path, status) in [("/ws/alice", 101), ("/ws/bob", 403), ("/echo", 101)] {
-        let stream = authority.connect(&daemon, &[&TLS13], Some("alice")).await.unwrap();
+        let stream = connect(&authority, &daemon, &[&TLS13], Some("alice")).await.unwrap();
         let answer = RawClient::over(stream).request(upgrade(path)).await;
         assert_eq!(answer.status, status, "{path}");
     }
     // With TLS 1.2 the handshake itself fails for a client without a certificate.
-    assert!(authority.connect(&daemon, &[&TLS12], None).await.is_err());
+    assert!(connect(&authority, &daemon, &[&TLS12], None).await.is_err());
     daemon.stop().await;
 }
 
 #[cfg(feature = "control")]
 #[tokio::test]
 async fn a_client_certificate_is_shown_to_the_event_handler() {
-    let authority = Authority::new("shown");
+    let authority = Authority::new();
     authority.sign("server");
     let alice = authority.sign("alice");
     let mut backend = support::Backend::answering(support::status(204)).await;
-    let flags = authority.flags();
+    let flags = flags(&authority);
     let ca = format!("--tls-client-ca={}", authority.path("ca.pem"));
     let url = format!("--event-handler=http://{}/", backend.address);
     let daemon = Daemon::start(&[&flags[0], &flags[1], &ca, &url, "--events=connect"]).await;
-    let stream = authority.connect(&daemon, &[&TLS13], Some("alice")).await.unwrap();
+    let stream = connect(&authority, &daemon, &[&TLS13], Some("alice")).await.unwrap();
     assert_eq!(RawClient::over(stream).request(upgrade("/client/hubs/chat")).await.status, 101);
     let heard = backend.expect("connect").await;
     assert_eq!(heard.header("ce-userid"), "alice");
@@ -236,14 +177,14 @@ async fn a_client_certificate_is_shown_to_the_event_handler() {
 
 #[tokio::test]
 async fn certificates_are_read_again_on_sighup_and_open_connections_stay() {
-    let authority = Authority::new("renew");
+    let authority = Authority::new();
     let first = authority.sign("server");
-    let flags = authority.flags();
+    let flags = flags(&authority);
     let mut daemon = Daemon::start(&[&flags[0], &flags[1]]).await;
     let served = |stream: &TlsStream<TcpStream>| {
         stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
     };
-    let stream = authority.connect(&daemon, &[&TLS13], None).await.unwrap();
+    let stream = connect(&authority, &daemon, &[&TLS13], None).await.unwrap();
     assert_eq!(served(&stream), first);
     let mut old = RawClient::over(stream);
     assert_eq!(old.handshake("/echo").await.status, 101);
@@ -251,7 +192,7 @@ async fn certificates_are_read_again_on_sighup_and_open_connections_stay() {
     fs::write(authority.path("server.pem"), "nonsense").unwrap();
     daemon.signal("HUP").await;
     assert!(daemon.log_line("not reloaded").await.contains("server.pem"));
-    let stream = authority.connect(&daemon, &[&TLS13], None).await.unwrap();
+    let stream = connect(&authority, &daemon, &[&TLS13], None).await.unwrap();
     assert_eq!(served(&stream), first, "the old one is kept");
 
     let second = authority.sign("server");
@@ -260,7 +201,7 @@ async fn certificates_are_read_again_on_sighup_and_open_connections_stay() {
         daemon.log().iter().filter(|line| line.contains("] reloaded")).count()
     })
     .await;
-    let stream = authority.connect(&daemon, &[&TLS13], None).await.unwrap();
+    let stream = connect(&authority, &daemon, &[&TLS13], None).await.unwrap();
     assert_eq!(served(&stream), second);
     expect_echo(&mut old, "still here").await;
     daemon.stop().await;

@@ -45,6 +45,8 @@ mod outbox;
 mod redis;
 mod sealing;
 mod subject;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -100,6 +102,10 @@ impl Backplane {
     /// - `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT]`, `tls://` to insist on TLS,
     /// - `kafka://[USER:PASSWORD@]HOST[:PORT]/TOPIC`.
     ///
+    /// With TLS the server's certificate is judged by the authorities of the system. Behind the
+    /// rest may come `?ca=FILE`, for others in their place, and `cert=FILE&key=FILE`, where the
+    /// server asks for a certificate of ours. They hold PEM, and are read for each connection.
+    ///
     /// # Errors
     /// [`Error::Backplane`] if the URL makes no sense, or its engine is not built in. It does not
     /// repeat the URL, which may have a password in it.
@@ -115,9 +121,8 @@ impl Backplane {
     /// [`Error::Backplane`] like [`Backplane::new`], and unless it is `redis://` or `rediss://`.
     #[cfg(feature = "redis")]
     pub fn sharded(url: &str) -> Result<Self, Error> {
-        let sharded = |url: EngineUrl| RedisEngine::new(&url, Channels::Sharded);
-        let engine = url.parse().and_then(sharded);
-        let engine = engine.map_err(|rule| Error::Backplane { reason: rule.to_owned() })?;
+        let engine = checked(url).and_then(|url| Ok(RedisEngine::new(&url, Channels::Sharded)?));
+        let engine = engine.map_err(|reason| Error::Backplane { reason })?;
         Ok(Self::on(Arc::new(engine)))
     }
 
@@ -194,9 +199,19 @@ impl Backplane {
     }
 }
 
+/// A URL whose files can be used as they are now.
+fn checked(url: &str) -> Result<EngineUrl, String> {
+    let url: EngineUrl = url.parse()?;
+    #[cfg(feature = "tls")]
+    if url.pem != address::PemFiles::default() {
+        tls::client(&url.pem).map_err(|error| error.to_string())?;
+    }
+    Ok(url)
+}
+
 /// The engine that a URL means.
 fn engine_of(url: &str) -> Result<Arc<dyn Engine>, String> {
-    let url: EngineUrl = url.parse()?;
+    let url = checked(url)?;
     match url.scheme.as_str() {
         #[cfg(feature = "kafka")]
         "kafka" => Ok(Arc::new(kafka::KafkaEngine::new(&url)?)),

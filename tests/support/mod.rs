@@ -7,6 +7,8 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 #![allow(unreachable_pub, reason = "a module of many crates, each with a face of its own")]
 
+#[cfg(feature = "tls")]
+mod authority;
 #[cfg(feature = "control")]
 mod backend;
 mod client;
@@ -27,6 +29,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "tls")]
+pub use authority::Authority;
 #[cfg(feature = "control")]
 pub use backend::{Backend, Heard, Reply, handler_at, raw_backend, reply, status};
 pub use client::{WebSocket, close_of, connect, connect_with, next_message, send};

@@ -7,7 +7,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use crate::backplane::address::EngineUrl;
+use crate::backplane::address::{EngineUrl, PemFiles};
 
 const PORT: u16 = 9092;
 
@@ -17,6 +17,9 @@ pub(super) const MAX_MESSAGE: usize = 32 << 20;
 /// # Errors
 /// The rule that the URL breaks.
 pub(super) fn config(url: &EngineUrl) -> Result<ClientConfig, &'static str> {
+    if url.pem != PemFiles::default() {
+        return Err("kafka:// has no TLS, and no use for ca, cert and key");
+    }
     let hosts: Vec<_> = url.hosts.iter().map(|host| host.with_port(PORT)).collect();
     let mut config = ClientConfig::new();
     config

@@ -26,7 +26,7 @@ use self::{
     stream::Stream,
 };
 use super::{
-    address::{EngineUrl, Host},
+    address::{EngineUrl, Host, PemFiles},
     engine::{Command, Engine, Io, Link, Outbound},
     inbox::Inbox,
     subject::Subject,
@@ -50,15 +50,16 @@ enum Security {
 }
 
 impl NatsEngine {
-    /// `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT][,HOST...]`, or `tls://` to insist on TLS.
+    /// `nats://[USER:PASSWORD@|TOKEN@]HOST[:PORT][,HOST...]`, or `tls://` to insist on TLS, as
+    /// files for it do: what a server says before TLS may be another's word.
     ///
     /// # Errors
     /// The rule that the URL breaks; never a part of it.
     pub(crate) fn new(url: EngineUrl) -> Result<Self, &'static str> {
         let security = match url.scheme.as_str() {
-            "nats" => Security::AsTheServerLikes,
-            "tls" if cfg!(feature = "tls") => Security::Tls,
-            "tls" => return Err("this build is without TLS"),
+            "nats" if url.pem == PemFiles::default() => Security::AsTheServerLikes,
+            "nats" | "tls" if cfg!(feature = "tls") => Security::Tls,
+            "nats" | "tls" => return Err("this build is without TLS"),
             _ => return Err("expected nats:// or tls://"),
         };
         if !url.path.is_empty() {
@@ -87,8 +88,11 @@ impl NatsEngine {
         let mut stream = stream::connect(host).await?;
         let info = first_word(&mut stream, &mut input).await?;
         let is_secure = info.tls_required || self.security == Security::Tls;
-        let mut stream =
-            if is_secure { stream::secure(stream, host).await? } else { Box::new(stream) };
+        let mut stream = if is_secure {
+            stream::secure(stream, host, &self.url.pem).await?
+        } else {
+            Box::new(stream)
+        };
         self.introduce(&mut stream, &mut input, is_secure).await?;
         let (orders, ordered) = mpsc::channel(1);
         let (inbox, inbound) = Inbox::new();

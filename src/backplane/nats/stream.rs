@@ -7,7 +7,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{backplane::address::Host, socket::Socket};
+use crate::{
+    backplane::address::{Host, PemFiles},
+    socket::Socket,
+};
 
 const PORT: u16 = 4222;
 
@@ -22,19 +25,15 @@ pub(super) async fn connect(host: &Host) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The server's certificate is judged by those of the system.
+/// The server's certificate must be for the host's name.
 #[cfg(feature = "tls")]
-pub(super) async fn secure(stream: TcpStream, host: &Host) -> io::Result<Box<dyn Stream>> {
-    use hyper_rustls::ConfigBuilderExt;
-    use tokio_rustls::{
-        TlsConnector,
-        rustls::{ClientConfig, crypto::ring, pki_types::ServerName},
-    };
-    let config = ClientConfig::builder_with_provider(ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_native_roots()?
-        .with_no_client_auth();
+pub(super) async fn secure(
+    stream: TcpStream,
+    host: &Host,
+    pem: &PemFiles,
+) -> io::Result<Box<dyn Stream>> {
+    use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
+    let config = crate::backplane::tls::client(pem)?;
     let name = ServerName::try_from(host.name.clone()).map_err(io::Error::other)?;
     let connector = TlsConnector::from(std::sync::Arc::new(config));
     Ok(Box::new(connector.connect(name, stream).await?))
@@ -42,6 +41,6 @@ pub(super) async fn secure(stream: TcpStream, host: &Host) -> io::Result<Box<dyn
 
 #[cfg(not(feature = "tls"))]
 #[expect(clippy::unused_async, reason = "with TLS there is something to wait for")]
-pub(super) async fn secure(_: TcpStream, _: &Host) -> io::Result<Box<dyn Stream>> {
+pub(super) async fn secure(_: TcpStream, _: &Host, _: &PemFiles) -> io::Result<Box<dyn Stream>> {
     Err(io::Error::other("the server wants TLS, and this build is without it"))
 }

@@ -3,14 +3,15 @@
 use std::{io, time::Duration};
 
 use ::redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, RedisResult, aio::MultiplexedConnection, cmd, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, RedisConnectionInfo, RedisResult, aio::MultiplexedConnection, cmd,
+    io::tcp::TcpSettings,
 };
 use socket2::TcpKeepalive;
 use tokio::time::timeout;
 
 use super::{Channels, Listener, failed};
-use crate::backplane::address::{EngineUrl, Host};
+use crate::backplane::address::{EngineUrl, Host, PemFiles};
 
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -25,6 +26,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 pub(super) struct Servers {
     hosts: Vec<Host>,
     security: Security,
+    pem: PemFiles,
     login: RedisConnectionInfo,
     choice: Choice,
 }
@@ -61,6 +63,9 @@ impl Servers {
         if security == Security::Tls && !cfg!(feature = "tls") {
             return Err("this build is without TLS");
         }
+        if security == Security::Plain && url.pem != PemFiles::default() {
+            return Err("ca, cert and key are for rediss:// and rediss+sentinel://");
+        }
         let choice = match (is_watched, channels) {
             (true, Channels::Sharded) => return Err("a cluster has no Sentinel"),
             (true, _) if url.path.is_empty() => {
@@ -81,7 +86,8 @@ impl Servers {
             (None, Some(password)) => login.set_password(password),
             (None, None) => login,
         };
-        Ok(Self { hosts: url.hosts.clone(), security, login, choice })
+        let (hosts, pem) = (url.hosts.clone(), url.pem.clone());
+        Ok(Self { hosts, security, pem, login, choice })
     }
 
     /// Connects to the first host that will do.
@@ -167,8 +173,40 @@ impl Servers {
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
         let server =
             address.into_connection_info()?.set_redis_settings(login).set_tcp_settings(tcp);
-        Client::open(server)?.get_multiplexed_async_connection_with_config(&config).await
+        self.client(server)?.get_multiplexed_async_connection_with_config(&config).await
     }
+
+    #[cfg(feature = "tls")]
+    fn client(&self, server: ConnectionInfo) -> RedisResult<Client> {
+        match self.security {
+            Security::Plain => Client::open(server),
+            Security::Tls => Client::build_with_tls(server, certificates(&self.pem)?),
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[expect(clippy::unused_self, reason = "with TLS it says which files to read")]
+    fn client(&self, server: ConnectionInfo) -> RedisResult<Client> {
+        Client::open(server)
+    }
+}
+
+/// The files are read each time, so that those which were renewed need no restart.
+#[cfg(feature = "tls")]
+fn certificates(pem: &PemFiles) -> io::Result<::redis::TlsCertificates> {
+    let read = |path: &std::path::PathBuf| {
+        let named = |error: io::Error| io::Error::other(format!("{}: {error}", path.display()));
+        std::fs::read(path).map_err(named)
+    };
+    let root_cert = pem.authorities.as_ref().map(read).transpose()?;
+    let client_tls = match &pem.identity {
+        Some((certificate, key)) => {
+            let (client_cert, client_key) = (read(certificate)?, read(key)?);
+            Some(::redis::ClientTlsConfig { client_cert, client_key })
+        }
+        None => None,
+    };
+    Ok(::redis::TlsCertificates { client_tls, root_cert })
 }
 
 /// Deadlines are the caller's.
