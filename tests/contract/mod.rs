@@ -28,6 +28,9 @@ use crate::support::{
 
 /// An engine under test, and what can happen to it.
 pub trait Bench: Sized {
+    /// Whether what one sender says to several groups arrives in one order.
+    const ONE_ORDER: bool = true;
+
     /// Starts an engine that nobody else uses.
     fn start() -> impl Future<Output = Self>;
 
@@ -101,7 +104,7 @@ macro_rules! contract {
 const PATIENT: Duration = Duration::from_mins(1);
 
 /// After a restart others may come back this much later, and what waits is held until then.
-const RETURN: Duration = Duration::from_secs(20);
+pub const RETURN: Duration = Duration::from_secs(20);
 
 /// One of the servers, with its control port.
 pub struct Node {
