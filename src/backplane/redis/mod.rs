@@ -285,14 +285,20 @@ mod tests {
     #[tokio::test]
     #[ignore = "needs redis-server: the step redis of tests/all"]
     async fn the_contract_holds_on_a_cluster_and_its_shards() {
-        let flags = "--cluster-enabled yes --cluster-node-timeout 2000";
-        let mut nodes = [
-            EngineServer::redis(flags).await,
-            EngineServer::redis(flags).await,
-            EngineServer::redis(flags).await,
-        ];
+        // The servers speak to each other on ports of their own: by default 10,000 above these,
+        // which there may not be.
+        let others = [free_port(), free_port(), free_port()];
+        let start = |others: u16| {
+            EngineServer::start(move |port, folder| {
+                let cluster = "--cluster-enabled yes --cluster-node-timeout 2000 --save";
+                let ports = format!("--port {port} --cluster-port {others} --bind 127.0.0.1");
+                command("redis-server", &format!("{ports} --dir {folder} {cluster}"))
+            })
+        };
+        let mut nodes = [start(others[0]).await, start(others[1]).await, start(others[2]).await];
         let hosts = nodes.each_ref().map(|node| format!("127.0.0.1:{}", node.port));
-        cli(nodes[0].port, &format!("--cluster create {} --cluster-yes", hosts.join(" ")));
+        let with_others = [0, 1, 2].map(|node| format!("{}@{}", hosts[node], others[node]));
+        cli(nodes[0].port, &format!("--cluster create {} --cluster-yes", with_others.join(" ")));
         let url = format!("redis://{}", hosts.join(","));
         let sharded = engine(&url, Channels::Sharded).unwrap();
         engine_contract::within("the cluster", async {
