@@ -6,7 +6,7 @@
 
 mod support;
 
-use support::{Backend, Daemon, Failed, JsonClient, RawClient, status, upgrade};
+use support::{Backend, Daemon, Failed, JsonClient, RawClient, status};
 
 #[tokio::test]
 async fn the_flags_say_where_events_go_and_which() {
@@ -118,7 +118,7 @@ mod tls {
         let daemon = Daemon::spawn(command, 1).await;
         fs::remove_file(&path).unwrap();
         let mut client = RawClient::connect(daemon.address()).await;
-        let answer = client.request(upgrade("/client/hubs/chat")).await;
+        let answer = client.request(support::upgrade("/client/hubs/chat")).await;
         drop(client);
         daemon.stop().await;
         answer.status

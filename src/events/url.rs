@@ -49,7 +49,7 @@ const SCHEMES: &str =
     if cfg!(feature = "tls") { "expected http:// or https://" } else { "expected http://" };
 
 impl EventUrl {
-    #[cfg(any(feature = "tls", test))]
+    #[cfg(feature = "tls")]
     pub(crate) fn is_secure(&self) -> bool {
         self.0.starts_with("https://")
     }

@@ -26,6 +26,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 pub(super) struct Servers {
     hosts: Vec<Host>,
     security: Security,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there are none to read"))]
     pem: PemFiles,
     login: RedisConnectionInfo,
     choice: Choice,
