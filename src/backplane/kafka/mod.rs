@@ -241,6 +241,7 @@ mod tests {
                 "kafka://a/b/c",
                 "a topic has letters, digits, dots, - and _, and behind kafka://HOST/ there must be one",
             ),
+            ("kafka://a/b?ca=c", "kafka:// has no TLS, and no use for ca, cert and key"),
             ("kafka://me@a/b", "a user has a password, and a password has a user"),
         ] {
             assert_eq!(engine(url).err(), Some(rule), "{url}");

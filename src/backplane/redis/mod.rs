@@ -210,6 +210,11 @@ mod tests {
             ),
             ("redis://me@a", Channels::Ordinary, "a user has a password"),
             ("redis://a/b", Channels::Ordinary, "the path is the number of a database"),
+            (
+                "redis://a?ca=b",
+                Channels::Ordinary,
+                "ca, cert and key are for rediss:// and rediss+sentinel://",
+            ),
             ("redis+sentinel://a", Channels::Ordinary, "expected the service behind the Sentinels"),
             ("redis+sentinel://a/b", Channels::Sharded, "a cluster has no Sentinel"),
         ] {
