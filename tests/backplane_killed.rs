@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    Daemon, EngineServer, HttpAnswer, JsonClient, command, eventually_within,
+    Daemon, EngineServer, HttpAnswer, JsonClient, eventually_within,
     rest::{Caller, KEY, in_seconds, sign},
 };
 
@@ -65,10 +65,7 @@ impl Node {
 #[tokio::test]
 #[ignore = "needs redis-server: the step redis of tests/all"]
 async fn the_users_of_a_killed_daemon_are_gone_and_the_others_go_on() {
-    let redis = EngineServer::start(|port, folder| {
-        command("redis-server", &format!("--port {port} --bind 127.0.0.1 --dir {folder} --save"))
-    })
-    .await;
+    let redis = EngineServer::redis("").await;
     let (mut one, other) = (Node::start(&redis).await, Node::start(&redis).await);
     let mut killed = Node::start(&redis).await;
     let (mut ann, mut ben) = (one.user("ann").await, other.user("ben").await);

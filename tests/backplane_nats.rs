@@ -6,13 +6,10 @@
 mod contract;
 mod support;
 
-use support::{EngineServer, within};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use support::EngineServer;
+use tokio::net::TcpStream;
 
-use crate::contract::served::{Program, Served};
+use crate::contract::served::{Program, Served, publish_to_nats};
 
 struct Nats;
 
@@ -26,13 +23,8 @@ impl Program for Nats {
     }
 
     async fn publish(port: u16, subject: &str, bytes: &[u8]) {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let head = format!("CONNECT {{\"verbose\":false}}\r\nPUB {subject} {}\r\n", bytes.len());
-        stream.write_all(&[head.as_bytes(), bytes, b"\r\nPING\r\n"].concat()).await.unwrap();
-        let mut said = Vec::new();
-        while !said.ends_with(b"PONG\r\n") {
-            assert_ne!(within("a pong", stream.read_buf(&mut said)).await.unwrap(), 0);
-        }
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        publish_to_nats(stream, r#"{"verbose":false}"#, subject, bytes).await;
     }
 }
 

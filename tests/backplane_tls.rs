@@ -183,29 +183,11 @@ mod redis {
         cli
     }
 
-    #[tokio::test]
-    #[ignore = "needs redis-server: the step redis of tests/all"]
-    async fn every_target_is_reached() {
-        contract::every_target_is_reached_and_nobody_else::<Secure<Redis>>().await;
-    }
-
-    #[tokio::test]
-    #[ignore = "needs redis-server: the step redis of tests/all"]
-    async fn what_is_large_arrives() {
-        contract::binary_payloads_and_large_ones_arrive_as_they_were::<Secure<Redis>>().await;
-    }
-
-    #[tokio::test]
-    #[ignore = "needs redis-server: the step redis of tests/all"]
-    async fn a_backend_publishes() {
-        contract::a_backend_publishes_with_a_line_of_json::<Secure<Redis>>().await;
-    }
-
-    #[tokio::test]
-    #[ignore = "needs redis-server: the step redis of tests/all"]
-    async fn a_restarted_server_is_used_again_with_another_authority() {
-        contract::a_restarted_engine_joins_all_again_and_a_gap_is_told_once::<Secure<Redis>>()
-            .await;
+    contract! { @ Secure<Redis> [ignore = "needs redis-server: the step redis of tests/all"]
+        every_target_is_reached_and_nobody_else
+        binary_payloads_and_large_ones_arrive_as_they_were
+        a_backend_publishes_with_a_line_of_json
+        a_restarted_engine_joins_all_again_and_a_gap_is_told_once
     }
 
     #[tokio::test]
@@ -264,17 +246,17 @@ mod redis {
 mod nats {
     use std::sync::Arc;
 
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
-    };
+    use tokio::{io::AsyncReadExt, net::TcpStream};
     use tokio_rustls::{
         TlsConnector,
         rustls::{pki_types::ServerName, version::TLS13},
     };
 
     use super::{Bench, Command, Engine, EngineServer, Secure, contract, expect_refusals};
-    use crate::support::{command, within};
+    use crate::{
+        contract::served::publish_to_nats,
+        support::{command, within},
+    };
 
     /// A server that asks for TLS.
     struct Nats;
@@ -296,39 +278,17 @@ mod nats {
             while within("its first line", stream.read_u8()).await.unwrap() != b'\n' {}
             let config = Arc::new(to.authority.client(&[&TLS13], Some("node")));
             let name = ServerName::try_from("localhost").unwrap();
-            let mut stream = TlsConnector::from(config).connect(name, stream).await.unwrap();
-            let user = r#"{"verbose":false,"user":"node","pass":"s3cret"}"#;
-            let head = format!("CONNECT {user}\r\nPUB {subject} {}\r\n", bytes.len());
-            stream.write_all(&[head.as_bytes(), bytes, b"\r\nPING\r\n"].concat()).await.unwrap();
-            let mut said = Vec::new();
-            while !said.ends_with(b"PONG\r\n") {
-                assert_ne!(within("a pong", stream.read_buf(&mut said)).await.unwrap(), 0);
-            }
+            let stream = TlsConnector::from(config).connect(name, stream).await.unwrap();
+            let login = r#"{"verbose":false,"user":"node","pass":"s3cret"}"#;
+            publish_to_nats(stream, login, subject, bytes).await;
         }
     }
 
-    #[tokio::test]
-    #[ignore = "needs nats-server: the step nats of tests/all"]
-    async fn every_target_is_reached() {
-        contract::every_target_is_reached_and_nobody_else::<Secure<Nats>>().await;
-    }
-
-    #[tokio::test]
-    #[ignore = "needs nats-server: the step nats of tests/all"]
-    async fn what_is_large_arrives() {
-        contract::binary_payloads_and_large_ones_arrive_as_they_were::<Secure<Nats>>().await;
-    }
-
-    #[tokio::test]
-    #[ignore = "needs nats-server: the step nats of tests/all"]
-    async fn a_backend_publishes() {
-        contract::a_backend_publishes_with_a_line_of_json::<Secure<Nats>>().await;
-    }
-
-    #[tokio::test]
-    #[ignore = "needs nats-server: the step nats of tests/all"]
-    async fn a_restarted_server_is_used_again_with_another_authority() {
-        contract::a_restarted_engine_joins_all_again_and_a_gap_is_told_once::<Secure<Nats>>().await;
+    contract! { @ Secure<Nats> [ignore = "needs nats-server: the step nats of tests/all"]
+        every_target_is_reached_and_nobody_else
+        binary_payloads_and_large_ones_arrive_as_they_were
+        a_backend_publishes_with_a_line_of_json
+        a_restarted_engine_joins_all_again_and_a_gap_is_told_once
     }
 
     #[tokio::test]
@@ -343,10 +303,7 @@ mod nats {
     #[tokio::test]
     #[ignore = "needs nats-server: the step nats of tests/all"]
     async fn nothing_is_said_in_plain_text_where_tls_is_wanted() {
-        let plain = EngineServer::start(|port, _| {
-            command("nats-server", &format!("--addr 127.0.0.1 --port {port}"))
-        })
-        .await;
+        let plain = EngineServer::nats("").await;
         let (authority, port) = (super::Authority::new(), plain.port);
         for url in [
             format!("tls://localhost:{port}"),

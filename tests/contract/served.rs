@@ -5,9 +5,10 @@
 use std::marker::PhantomData;
 
 use hubnerite::Backplane;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Bench;
-use crate::support::EngineServer;
+use crate::support::{EngineServer, within};
 
 /// An engine that is a program.
 pub trait Program {
@@ -51,5 +52,20 @@ impl<P: Program> Bench for Served<P> {
 
     fn resume(&self) {
         self.0.signal("CONT");
+    }
+}
+
+/// Publishes to a NATS server with this login, and waits until it has taken it.
+pub async fn publish_to_nats(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    login: &str,
+    subject: &str,
+    bytes: &[u8],
+) {
+    let head = format!("CONNECT {login}\r\nPUB {subject} {}\r\n", bytes.len());
+    stream.write_all(&[head.as_bytes(), bytes, b"\r\nPING\r\n"].concat()).await.unwrap();
+    let mut said = Vec::new();
+    while !said.ends_with(b"PONG\r\n") {
+        assert_ne!(within("a pong", stream.read_buf(&mut said)).await.unwrap(), 0);
     }
 }
