@@ -275,6 +275,8 @@ await check("JSON null is a message like any other", async () => {
 });
 
 await check("what is not JSON is refused at the field and not sent", async () => {
+  // The page shows what was sent with its next frame, which may be later than it arrives.
+  await alice.locator("#log [data-direction=out]:has-text('null') [data-ack=ok]").last().waitFor();
   const before = await alice.locator("#log li").count();
   await sends(alice, "user", "bob", "json", '{"a": 1,}');
   assert.match(await alice.textContent("#send-fault"), /^Not JSON: /);
