@@ -18,7 +18,7 @@ const CONSOLE: &str = include_str!("console.html");
 /// What the console page may do: run its own script and style, which are named by their hashes,
 /// and open sockets. A test compares the hashes with the page.
 const CONSOLE_POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-owL9lrpYygISNp02peOF/RM1sWJvgdJb4M/mxJi3kOg='; \
+    script-src 'sha256-taCHiv+lhs3BE+GwhLPv/HRucX5s/0bTf0YAXH93MjQ='; \
     style-src 'sha256-7Ry3Eqc353QWvn2WEfTuWeAZpKo0oTCjrKNgs56nnx0='; \
     connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
