@@ -64,9 +64,20 @@ impl Delivery {
         }
         match header.to {
             To::Nodes(_) | To::Node(_) => self.hear(header, payloads)?,
-            _ => drop(self.deliver(header, payloads)?),
+            _ => {
+                // What comes now is behind all that may have been missed.
+                self.tell_gap();
+                self.deliver(header, payloads)?;
+            }
         }
         Ok(())
+    }
+
+    /// Tells those who may have missed something, once.
+    fn tell_gap(&self) {
+        if self.node.health.take_gap() {
+            self.hub.tell_json_clients(protocol::GAP);
+        }
     }
 
     /// What this node has said comes back: those who are here have heard it, and a message to
@@ -76,9 +87,7 @@ impl Delivery {
         let probe = header.id.filter(|_| header.to == To::Node(self.node.id));
         let Some(took) = probe.and_then(|id| self.node.health.returned(id, now)) else { return };
         self.node.counters.round_trips.record(micros(took));
-        if self.node.health.take_gap() {
-            self.hub.tell_json_clients(protocol::GAP);
-        }
+        self.tell_gap();
     }
 
     /// What another node says to this one.
