@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     envelope::{To, Yes},
     node_id::NodeId,
+    pending::Question,
 };
 use crate::question::{Answer, Ask, Told};
 
@@ -61,17 +62,6 @@ struct Other {
 pub(super) struct Audience {
     pub(super) to: To<'static>,
     pub(super) nodes: HashSet<NodeId>,
-}
-
-/// A question that is under way.
-#[derive(Debug)]
-struct Question {
-    ask: Ask,
-    answer: Answer,
-    /// Who has not answered.
-    silent: HashSet<NodeId>,
-    /// Told when nothing is waited for any more.
-    done: Option<oneshot::Sender<()>>,
 }
 
 /// Whoever waits for the answers to a question. Dropped, later ones are nobody's.
@@ -189,11 +179,10 @@ impl Cluster {
         answer: Answer,
         silent: HashSet<NodeId>,
     ) -> Asking<'a> {
-        let (sender, done) = oneshot::channel();
+        let (question, done) = Question::new(ask, answer, silent);
         let mut state = self.lock();
         state.last_question += 1;
         let id = state.last_question;
-        let question = Question { ask, answer, silent, done: Some(sender) };
         state.questions.insert(id, question);
         Asking { cluster: self, id, done, _room: room }
     }
@@ -211,41 +200,13 @@ impl Cluster {
     }
 }
 
-impl Question {
-    fn hear(&mut self, node: NodeId, answer: Answer) {
-        if !self.silent.remove(&node) {
-            return;
-        }
-        let so_far = std::mem::replace(&mut self.answer, Answer::Reached(0));
-        self.answer = self.ask.both(so_far, answer);
-        if self.ask.is_settled_by(&self.answer) {
-            self.silent.clear();
-        }
-        self.look();
-    }
-
-    fn give_up(&mut self, node: NodeId) {
-        self.silent.remove(&node);
-        self.look();
-    }
-
-    fn look(&mut self) {
-        if self.silent.is_empty()
-            && let Some(done) = self.done.take()
-        {
-            // Whoever asked may be gone.
-            let _ = done.send(());
-        }
-    }
-}
-
 impl Asking<'_> {
     /// What has been answered by then, or as soon as nothing is waited for any more.
     pub(super) async fn told(mut self, deadline: Instant) -> Option<Told> {
         // Who is silent by then is counted; and the other end goes with the question, below.
         let _ = timeout_at(deadline, &mut self.done).await;
         let question = self.cluster.lock().questions.remove(&self.id)?;
-        Some(Told { answer: question.answer, silent: question.silent.len() })
+        Some(question.told())
     }
 }
 

@@ -41,6 +41,7 @@ mod node;
 mod node_id;
 mod notes;
 mod outbox;
+mod pending;
 #[cfg(feature = "redis")]
 mod redis;
 mod sealing;
