@@ -55,11 +55,16 @@ def bare(here, work):
 
 
 def cargo(here, work):
-    """Builds both Rust peers."""
+    """Builds the Rust peers."""
     environment = {**os.environ, "CARGO_TARGET_DIR": str(work / "peers")}
     say("cargo", "build", "--release", "--locked", cwd=here / "peers", env=environment)
     listing = say("cargo", "tree", "--depth", "1", "--prefix", "none", cwd=here / "peers", env=environment)
     return {words[0]: words[1].lstrip("v") for words in map(str.split, listing.splitlines()) if len(words) > 1}
+
+
+def tokio_task(here, work):
+    version = cargo(here, work)["tokio"]
+    return Peer("tokio", "the bare loop once more, on tokio, a task each (Rust)", [str(work / "peers/release/tokio_task"), "PORT"], version=version)
 
 
 def tungstenite(here, work):
@@ -129,6 +134,7 @@ def nchan(here, work):
 
 INSTALLERS = {
     "bare": bare,
+    "tokio": tokio_task,
     "hubnerite": hubnerite,
     "tungstenite": tungstenite,
     "fastwebsockets": fastwebsockets,
