@@ -18,6 +18,7 @@ class Peer:
     preset: str = "paths"
     version: str = ""
     echoes: bool = True
+    publishes: bool = True
     idle_path: str = "/echo"
     echo_path: str = "/echo"
     # Where messages are posted to, if it takes any.
@@ -28,6 +29,8 @@ class Peer:
         """Whether it can be measured in this mode."""
         if mode.startswith("publish"):
             return bool(self.post)
+        if mode.startswith("fanout"):
+            return self.publishes
         return self.echoes or not mode.startswith("echo")
 
 
@@ -65,6 +68,12 @@ def cargo(here, work):
 def tokio_task(here, work):
     version = cargo(here, work)["tokio"]
     return Peer("tokio", "the bare loop once more, on tokio, a task each (Rust)", [str(work / "peers/release/tokio_task"), "PORT"], version=version)
+
+
+def tungstenite_least(here, work):
+    version = cargo(here, work)["tokio-tungstenite"]
+    command = [str(work / "peers/release/tungstenite_least"), "PORT"]
+    return Peer("tungstenite-least", "what tungstenite costs at least, on tokio (Rust)", command, version=version, publishes=False)
 
 
 def tungstenite(here, work):
@@ -135,6 +144,7 @@ def nchan(here, work):
 INSTALLERS = {
     "bare": bare,
     "tokio": tokio_task,
+    "tungstenite-least": tungstenite_least,
     "hubnerite": hubnerite,
     "tungstenite": tungstenite,
     "fastwebsockets": fastwebsockets,
