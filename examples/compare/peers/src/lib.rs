@@ -1,10 +1,15 @@
-//! What the peers have in common: who is subscribed.
+//! What the peers have in common: how they accept, and who is subscribed.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
 /// All subscribers, each behind an unbounded channel: the shape of tokio-tungstenite's own chat example.
 #[derive(Debug)]
@@ -41,8 +46,28 @@ impl<T: Clone> Subscribers<T> {
     }
 }
 
-/// The address to listen on: loopback, at the port that the first argument names.
-pub fn address() -> (std::net::Ipv4Addr, u16) {
+/// Accepts for ever, on loopback at the port that the first argument names; each connection is served in a task of its own.
+pub async fn accept_all<F>(serve: impl Fn(TcpStream) -> F) -> io::Result<()>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
     let port = std::env::args().nth(1).and_then(|port| port.parse().ok()).unwrap_or(9000);
-    (std::net::Ipv4Addr::LOCALHOST, port)
+    let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).await?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        tokio::spawn(serve(stream));
+    }
+}
+
+/// tungstenite's opening handshake: the path that was asked for, and the socket.
+pub async fn open(stream: TcpStream) -> Result<(String, WebSocketStream<TcpStream>), Error> {
+    let mut path = String::new();
+    #[allow(clippy::result_large_err)]
+    let note_path = |request: &Request, response: Response| {
+        path = request.uri().path().to_owned();
+        Ok(response)
+    };
+    let socket = accept_hdr_async(stream, note_path).await?;
+    Ok((path, socket))
 }

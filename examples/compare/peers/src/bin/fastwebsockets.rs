@@ -12,23 +12,18 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use peers::Subscribers;
-use tokio::net::TcpListener;
 
 type All = Arc<Subscribers<Arc<Vec<u8>>>>;
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
-    let listener = TcpListener::bind(peers::address()).await?;
     let all = All::default();
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
+    peers::accept_all(|stream| {
         let all = Arc::clone(&all);
-        tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, Arc::clone(&all)));
-            http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await
-        });
-    }
+        let service = service_fn(move |request| answer(request, Arc::clone(&all)));
+        http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades()
+    })
+    .await
 }
 
 async fn answer(mut request: Request<Incoming>, all: All) -> Result<Response<Empty<Bytes>>, WebSocketError> {

@@ -11,9 +11,7 @@ use std::sync::Arc;
 
 use peers::Subscribers;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::accept_hdr_async;
-use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio::net::TcpStream;
 
 /// What one read may bring.
 const SCRATCH: usize = 256 * 1024;
@@ -27,24 +25,14 @@ thread_local! {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
-    let listener = TcpListener::bind(peers::address()).await?;
     let all = All::default();
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        tokio::spawn(serve(stream, Arc::clone(&all)));
-    }
+    peers::accept_all(|stream| serve(stream, Arc::clone(&all))).await
 }
 
 async fn serve(stream: TcpStream, all: All) -> io::Result<()> {
-    let mut path = String::new();
-    #[allow(clippy::result_large_err)]
-    let note_path = |request: &Request, response: Response| {
-        path = request.uri().path().to_owned();
-        Ok(response)
-    };
+    let (path, socket) = peers::open(stream).await.map_err(io::Error::other)?;
     // A client says nothing before it has seen the 101: what tungstenite keeps is empty.
-    let socket = accept_hdr_async(stream, note_path).await.map_err(io::Error::other)?.into_inner();
+    let socket = socket.into_inner();
     // Boxed: what the opening took is not kept for as long as the connection is open.
     match path.as_str() {
         "/sub" => Box::pin(subscribe(socket, &all)).await,

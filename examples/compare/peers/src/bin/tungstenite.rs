@@ -7,32 +7,20 @@ use std::sync::Arc;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use futures_util::{SinkExt, future};
 use peers::Subscribers;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
+use tokio_tungstenite::WebSocketStream;
 
 type All = Arc<Subscribers<Message>>;
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
-    let listener = TcpListener::bind(peers::address()).await?;
     let all = All::default();
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        tokio::spawn(serve(stream, Arc::clone(&all)));
-    }
+    peers::accept_all(|stream| serve(stream, Arc::clone(&all))).await
 }
 
 async fn serve(stream: TcpStream, all: All) -> Result<(), Error> {
-    let mut path = String::new();
-    #[allow(clippy::result_large_err)]
-    let note_path = |request: &Request, response: Response| {
-        path = request.uri().path().to_owned();
-        Ok(response)
-    };
-    let socket = accept_hdr_async(stream, note_path).await?;
+    let (path, socket) = peers::open(stream).await?;
     match path.as_str() {
         "/sub" => subscribe(socket, &all).await,
         "/pub" => publish(socket, &all).await,

@@ -9,8 +9,9 @@ use std::pin::pin;
 
 use bytes::Buf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::accept_async;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
@@ -38,26 +39,22 @@ thread_local! {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
-    let listener = TcpListener::bind(peers::address()).await?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        tokio::spawn(serve(stream));
-    }
+    peers::accept_all(serve).await
 }
 
 async fn serve(stream: TcpStream) -> io::Result<()> {
     // A client says nothing before it has seen the 101: what tungstenite keeps is empty.
-    let mut socket = accept_async(stream).await.map_err(io::Error::other)?.into_inner();
+    let mut socket = peers::open(stream).await.map_err(io::Error::other)?.1.into_inner();
     let mut kept = None;
     while let Some(bytes) = next_bytes(&mut socket).await? {
         let mut reader = kept.take().or_else(|| READER.take()).unwrap_or_else(Reader::new);
         let mut unread = Unread(&bytes);
         let (mut replies, mut large) = (REPLIES.take(), Vec::new());
         while let Some(message) = reader.next(&mut unread)? {
-            let opcode = if message.is_text() { 0x81 } else { 0x82 };
+            let opcode = OpCode::Data(if message.is_text() { Data::Text } else { Data::Binary });
             let payload = message.into_data();
-            push_header(&mut replies, opcode, payload.len());
+            let header = FrameHeader { opcode, ..FrameHeader::default() };
+            header.format(payload.len() as u64, &mut replies).map_err(io::Error::other)?;
             if payload.len() < BY_REFERENCE {
                 replies.extend_from_slice(&payload);
             } else {
@@ -104,19 +101,6 @@ async fn write(
         done = end;
     }
     if done < replies.len() { socket.write_all(&replies[done..]).await } else { Ok(()) }
-}
-
-fn push_header(out: &mut Vec<u8>, first: u8, length: usize) {
-    out.push(first);
-    if let Ok(short @ 0..=125) = u8::try_from(length) {
-        out.push(short);
-    } else if let Ok(medium) = u16::try_from(length) {
-        out.push(126);
-        out.extend_from_slice(&medium.to_be_bytes());
-    } else {
-        out.push(127);
-        out.extend_from_slice(&(length as u64).to_be_bytes());
-    }
 }
 
 impl Reader {
