@@ -86,16 +86,17 @@ pub(crate) enum Opcode {
 }
 
 /// Appends the header of one whole, unmasked message of `length` bytes: 2, 4 or 10 bytes.
+#[inline]
 pub(crate) fn push_header(out: &mut Vec<u8>, opcode: Opcode, length: usize) {
     const FIN: u8 = 0x80;
-    out.push(FIN | opcode as u8);
+    let first = FIN | opcode as u8;
     if let Ok(short @ 0..=125) = u8::try_from(length) {
-        out.push(short);
+        out.extend_from_slice(&[first, short]);
     } else if let Ok(medium) = u16::try_from(length) {
-        out.push(126);
+        out.extend_from_slice(&[first, 126]);
         out.extend_from_slice(&medium.to_be_bytes());
     } else {
-        out.push(127);
+        out.extend_from_slice(&[first, 127]);
         out.extend_from_slice(&(length as u64).to_be_bytes());
     }
 }

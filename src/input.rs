@@ -33,7 +33,7 @@ pub(crate) struct Input {
     start: usize,
     end: usize,
     /// tungstenite has asked for more than there is: it holds no whole frame of its own either.
-    pub(crate) drained: bool,
+    drained: bool,
 }
 
 thread_local! {
@@ -95,9 +95,11 @@ impl Input {
         )
     }
 
-    /// The scratch buffer goes back to the thread as soon as it is empty.
-    pub(crate) fn give_scratch_if_drained(&mut self) {
-        if self.is_empty() && self.bytes.len() == SCRATCH {
+    /// tungstenite has had all that was read, and wants more: the scratch buffer goes back to the
+    /// thread.
+    pub(crate) fn drain(&mut self) {
+        self.drained = true;
+        if self.bytes.len() == SCRATCH {
             give_scratch(mem::take(&mut self.bytes));
             (self.start, self.end) = (0, 0);
         }

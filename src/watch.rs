@@ -38,6 +38,17 @@ pub(crate) struct FrameWatch {
 /// 2 bytes, 8 of extended length, 4 of masking key (RFC 6455 section 5.2).
 const MAX_HEADER: usize = 14;
 
+/// A header without an extended length.
+const SHORT_HEADER: usize = 6;
+const FINAL_TEXT: u8 = 0x81;
+const FINAL_BINARY: u8 = 0x82;
+
+/// The bit of a header's second byte that every client has to set.
+const MASKED: u8 = 0x80;
+
+/// The second byte of a masked frame with the longest payload that needs no extended length.
+const LONGEST_SHORT: u8 = MASKED + 125;
+
 impl FrameWatch {
     pub(crate) fn new(max_fragments: u32, max_message_size: u64) -> Self {
         Self { max_fragments, max_message_size, ..Self::default() }
@@ -50,12 +61,34 @@ impl FrameWatch {
         while !bytes.is_empty() && self.violation.is_none() {
             let passed = if self.payload_left > 0 {
                 self.pass_payload(bytes.len())
+            } else if let Some(length) = self.short_message(bytes) {
+                self.pass_short_message(length)
             } else {
                 self.pass_header(bytes)
             };
             bytes = &bytes[passed..];
         }
         (all - bytes.len()).saturating_sub(usize::from(self.violation.is_some()))
+    }
+
+    /// The payload's length, if `bytes` begin with all of a short message in one frame, as nearly
+    /// all do: there is nothing in its header to judge.
+    fn short_message(&self, bytes: &[u8]) -> Option<usize> {
+        let [FINAL_TEXT | FINAL_BINARY, second @ MASKED..=LONGEST_SHORT, ..] = *bytes else {
+            return None;
+        };
+        let length = usize::from(second & !MASKED);
+        let is_whole = SHORT_HEADER + length <= bytes.len();
+        let is_first = self.header_length == 0 && !self.mid_message;
+        let is_allowed = length as u64 <= self.max_message_size && self.max_fragments > 0;
+        (is_whole && is_first && is_allowed).then_some(length)
+    }
+
+    fn pass_short_message(&mut self, length: usize) -> usize {
+        self.message = self.message.wrapping_add(1);
+        self.unread += 1;
+        self.largest = self.largest.max(length as u64);
+        SHORT_HEADER + length
     }
 
     fn pass_payload(&mut self, available: usize) -> usize {
@@ -181,7 +214,7 @@ fn judge(first: u8, second: u8) -> Result<(), Violation> {
         "reserved bits must be 0"
     } else if !matches!(opcode, 0..=2 | 8..=10) {
         "the opcode is reserved"
-    } else if second & 0x80 == 0 {
+    } else if second & MASKED == 0 {
         "a client's frames must be masked"
     } else if opcode & CONTROL != 0 && !is_final {
         "control frames must not be fragmented"
@@ -284,6 +317,26 @@ mod tests {
         assert_eq!(watch.take_violation(), None);
         watch.advance(&[0x80, 0x83, 0, 0, 0, 0]);
         assert_eq!(watch.take_violation(), Some(Violation::TooBig));
+    }
+
+    #[test]
+    fn a_whole_short_message_is_judged_like_any_other() {
+        let whole = [0x81, 0x83, 0, 0, 0, 0, b'a', b'b', b'c'];
+        let judged = |before: &[u8], max_fragments, max_size| {
+            let mut watch = FrameWatch::new(max_fragments, max_size);
+            watch.advance(before);
+            watch.advance(&whole);
+            watch.take_violation()
+        };
+        let half = [0x01, 0x80, 0, 0, 0, 0];
+        let early = Violation::Header("a message must end before the next begins");
+        assert_eq!(judged(&[], 1, 3), None);
+        assert_eq!(judged(&[], 1, 2), Some(Violation::TooBig));
+        assert_eq!(judged(&[], 0, 3), Some(Violation::TooManyFragments));
+        assert_eq!(judged(&half, 9, 9), Some(early));
+        // Its first byte is the second one of a header here, and what follows is no frame.
+        let reserved = Violation::Header("reserved bits must be 0");
+        assert_eq!(judged(&whole[..1], 9, 9), Some(reserved));
     }
 
     #[test]

@@ -60,8 +60,7 @@ impl Wire {
         Self { socket, input, output: None, inflow: Inflow::new(config), read: 0 }
     }
 
-    /// The next thing that the peer sent. Cancel safe: what was read stays here. Where the rate of
-    /// bytes is limited, nobody wakes the task but [`Wire::resumes_at`].
+    /// The next thing that the peer sent. Cancel safe: what was read stays here.
     pub(crate) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -72,25 +71,37 @@ impl Wire {
             if let Some(inbound) = self.decode().transpose() {
                 return Poll::Ready(inbound);
             }
-            let room = self.inflow.as_mut().map_or(Ok(SCRATCH), |inflow| inflow.room())?;
-            if room == 0 {
-                return Poll::Pending;
-            }
-            let mut bytes = take_scratch();
-            let read = self.socket.poll_read(cx, &mut bytes[..room.min(SCRATCH)]);
-            let Poll::Ready(Ok(count @ 1..)) = read else {
-                give_scratch(bytes);
-                ready!(read).map_err(|error| CloseReason::Lost(error.kind()))?;
-                return Poll::Ready(Err(CloseReason::Lost(io::ErrorKind::UnexpectedEof)));
-            };
-            self.read += count;
-            about.count_bytes_in(count);
-            if let Some(inflow) = &mut self.inflow {
-                inflow.take(count);
-            }
-            let input = self.input.get_or_insert_with(|| Input::lend(config));
-            input.fill(bytes, count);
+            ready!(self.poll_read(cx, config, about))?;
         }
+    }
+
+    /// Reads from the socket; all that was read before is decoded. Where the rate of bytes is
+    /// limited, nobody wakes the task but [`Wire::resumes_at`].
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        config: &Config,
+        about: &About,
+    ) -> Poll<Result<(), CloseReason>> {
+        let room = self.inflow.as_mut().map_or(Ok(SCRATCH), |inflow| inflow.room())?;
+        if room == 0 {
+            return Poll::Pending;
+        }
+        let mut bytes = take_scratch();
+        let read = self.socket.poll_read(cx, &mut bytes[..room.min(SCRATCH)]);
+        let Poll::Ready(Ok(count @ 1..)) = read else {
+            give_scratch(bytes);
+            ready!(read).map_err(|error| CloseReason::Lost(error.kind()))?;
+            return Poll::Ready(Err(CloseReason::Lost(io::ErrorKind::UnexpectedEof)));
+        };
+        self.read += count;
+        about.count_bytes_in(count);
+        if let Some(inflow) = &mut self.inflow {
+            inflow.take(count);
+        }
+        let input = self.input.get_or_insert_with(|| Input::lend(config));
+        input.fill(bytes, count);
+        Poll::Ready(Ok(()))
     }
 
     /// The next thing in what was read already; `None` when more has to be read.
@@ -98,22 +109,13 @@ impl Wire {
         let Some(input) = &mut self.input else { return Ok(None) };
         if input.is_empty() && input.watch.is_all_read() {
             // All that tungstenite could say is that it has nothing.
-            input.drained = true;
+            input.drain();
             return Ok(None);
         }
         let (protocol, mut pipe) = input.split(&mut self.output);
-        let read = protocol.read(&mut pipe);
-        input.drained = is_would_block(&read);
-        input.give_scratch_if_drained();
-        let message = match read {
+        let message = match protocol.read(&mut pipe) {
             Ok(message) => message,
-            // All that stands before a violation is judged before it.
-            Err(_) if input.drained => {
-                let violation = input.watch.take_violation();
-                input.drained = violation.is_none();
-                return violation.map_or(Ok(None), |found| Err(found.into()));
-            }
-            Err(error) => return Err(reason_of(error)),
+            Err(error) => return judge(error, input).map_or(Ok(None), Err),
         };
         input.watch.has_read_one();
         Ok(Some(match message {
@@ -133,6 +135,7 @@ impl Wire {
     }
 
     /// Puts tungstenite's answer to a ping or a close frame into the output.
+    #[cold]
     fn answer(&mut self) {
         if let Some(input) = &mut self.input {
             let (protocol, mut pipe) = input.split(&mut self.output);
@@ -293,8 +296,18 @@ impl From<Violation> for CloseReason {
     }
 }
 
-fn is_would_block<T>(read: &Result<T, tungstenite::Error>) -> bool {
-    matches!(read, Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock)
+/// `None` if all there is to say is that more has to be read.
+#[cold]
+fn judge(error: tungstenite::Error, input: &mut Input) -> Option<CloseReason> {
+    if !matches!(&error, tungstenite::Error::Io(io) if io.kind() == io::ErrorKind::WouldBlock) {
+        return Some(reason_of(error));
+    }
+    // All that stands before a violation is judged before it.
+    let violation = input.watch.take_violation();
+    if violation.is_none() {
+        input.drain();
+    }
+    violation.map(CloseReason::from)
 }
 
 /// What the peer is told of tungstenite's verdict (RFC 6455 section 7.4.1).

@@ -15,6 +15,7 @@ const MAX_DISCARDED: usize = 64 << 10;
 
 impl Io {
     /// The connection begins to end, for this reason, unless it has begun already.
+    #[cold]
     pub(crate) fn begin_close(&mut self, reason: CloseReason) {
         if self.phase != Phase::Open {
             return;

@@ -8,32 +8,20 @@ use crate::{close::CloseReason, frame::Message, wire::Inbound};
 impl Io {
     /// The next message, or `None` once the connection is closing.
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
-        while self.phase == Phase::Open {
-            if self.wire.replies() > HIGH_WATER {
-                self.listening = false;
+        loop {
+            let message = self.try_recv();
+            if message.is_some() || self.phase != Phase::Open {
+                return Poll::Ready(message);
+            }
+            if self.poll_read(cx).is_pending() {
                 return self.wait(cx);
             }
-            let next = self.wire.poll_next(cx, &self.config, &self.registration.peer.about);
-            self.limit_control_frames();
-            match next {
-                Poll::Ready(Ok(Inbound::Message(message))) => {
-                    self.listening = false;
-                    if self.is_within_rate() {
-                        return Poll::Ready(Some(message));
-                    }
-                }
-                Poll::Ready(Ok(inbound)) => self.take_in(inbound),
-                Poll::Ready(Err(reason)) => self.begin_close(reason),
-                Poll::Pending => {
-                    self.listening = self.wire.resumes_at().is_none();
-                    return self.wait(cx);
-                }
-            }
         }
-        Poll::Ready(None)
     }
 
     /// A message that has been read already.
+    #[expect(clippy::inline_always, reason = "a call copies the message once more")]
+    #[inline(always)]
     pub(crate) fn try_recv(&mut self) -> Option<Message> {
         while self.phase == Phase::Open && self.wire.replies() <= HIGH_WATER {
             match self.wire.decode() {
@@ -42,7 +30,7 @@ impl Io {
                         return Some(message);
                     }
                 }
-                Ok(Some(inbound)) => self.take_in(inbound),
+                Ok(Some(control)) => self.take_in(control),
                 Ok(None) => return None,
                 Err(reason) => self.begin_close(reason),
             }
@@ -50,8 +38,26 @@ impl Io {
         None
     }
 
+    /// Reads what has come, unless too much of what it was answered with is unwritten.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.listening = false;
+        if self.wire.replies() > HIGH_WATER {
+            return Poll::Pending;
+        }
+        match self.wire.poll_read(cx, &self.config, &self.registration.peer.about) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(reason)) => self.begin_close(reason),
+            Poll::Pending => {
+                self.listening = self.wire.resumes_at().is_none();
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+
     /// Ready when there is room for one more reply, or `Err` once the connection is closing.
-    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+    #[inline]
+    pub(crate) fn poll_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), ()>> {
         if self.phase != Phase::Open {
             Poll::Ready(Err(()))
         } else if self.wire.replies() > HIGH_WATER {
@@ -62,8 +68,10 @@ impl Io {
         }
     }
 
-    fn take_in(&mut self, inbound: Inbound) {
-        match inbound {
+    #[cold]
+    fn take_in(&mut self, control: Inbound) {
+        self.limit_control_frames();
+        match control {
             Inbound::Close(frame) => {
                 let frame =
                     frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned()));
