@@ -20,7 +20,6 @@ impl Bucket {
 
     /// Takes `count` tokens; `false` if there were fewer, and then none is taken: who asks too
     /// often gets the rate all the same.
-    #[inline(never)] // It stands on paths that are short where no rate is set.
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 24 bits")]
     pub(crate) fn take(&mut self, count: u32, per_second: u32, burst: u32) -> bool {
         let now = now();

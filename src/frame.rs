@@ -86,7 +86,6 @@ pub(crate) enum Opcode {
 }
 
 /// Appends the header of one whole, unmasked message of `length` bytes: 2, 4 or 10 bytes.
-#[inline]
 pub(crate) fn push_header(out: &mut Vec<u8>, opcode: Opcode, length: usize) {
     const FIN: u8 = 0x80;
     let first = FIN | opcode as u8;

@@ -115,7 +115,7 @@ impl Wire {
         let (protocol, mut pipe) = input.split(&mut self.output);
         let message = match protocol.read(&mut pipe) {
             Ok(message) => message,
-            Err(error) => return judge(error, input).map_or(Ok(None), Err),
+            Err(error) => return verdict(error, input).map_or(Ok(None), Err),
         };
         input.watch.has_read_one();
         Ok(Some(match message {
@@ -298,7 +298,7 @@ impl From<Violation> for CloseReason {
 
 /// `None` if all there is to say is that more has to be read.
 #[cold]
-fn judge(error: tungstenite::Error, input: &mut Input) -> Option<CloseReason> {
+fn verdict(error: tungstenite::Error, input: &mut Input) -> Option<CloseReason> {
     if !matches!(&error, tungstenite::Error::Io(io) if io.kind() == io::ErrorKind::WouldBlock) {
         return Some(reason_of(error));
     }

@@ -219,7 +219,6 @@ impl Io {
         }
     }
 
-    #[inline(never)] // It stands on paths that are short while there is no need to wait.
     fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
         remember(&mut self.handler, cx);
         self.wake_task(cx);
@@ -228,10 +227,9 @@ impl Io {
 
     /// What was put into the output is written by the connection's own task. That is most likely
     /// the one that runs now, and comes to it by itself.
-    #[inline]
     pub(crate) fn wake_task(&self, cx: &Context<'_>) {
         if let Some(task) = self.task.as_ref().filter(|task| !task.will_wake(cx.waker())) {
-            wake_other(task);
+            task.wake_by_ref();
         }
     }
 
@@ -339,11 +337,6 @@ impl Io {
         }
         flushed.is_ready()
     }
-}
-
-#[cold]
-fn wake_other(task: &Waker) {
-    task.wake_by_ref();
 }
 
 /// Keeps the waker of who waits now.

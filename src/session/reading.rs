@@ -44,19 +44,12 @@ impl Io {
         if self.wire.replies() > HIGH_WATER {
             return Poll::Pending;
         }
-        match self.wire.poll_read(cx, &self.config, &self.registration.peer.about) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(reason)) => self.begin_close(reason),
-            Poll::Pending => {
-                self.listening = self.wire.resumes_at().is_none();
-                return Poll::Pending;
-            }
-        }
-        Poll::Ready(())
+        let read = self.wire.poll_read(cx, &self.config, &self.registration.peer.about);
+        self.listening = read.is_pending() && self.wire.resumes_at().is_none();
+        read.map(|read| read.unwrap_or_else(|reason| self.begin_close(reason)))
     }
 
     /// Ready when there is room for one more reply, or `Err` once the connection is closing.
-    #[inline]
     pub(crate) fn poll_room(&mut self, cx: &Context<'_>) -> Poll<Result<(), ()>> {
         if self.phase != Phase::Open {
             Poll::Ready(Err(()))
