@@ -14,8 +14,12 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketC
 
 use crate::{config::Config, output::Output, watch::FrameWatch};
 
-/// What one read of a socket may bring. Large messages cost few system calls this way.
-pub(crate) const SCRATCH: usize = 64 << 10;
+/// What one read of a socket may bring in the middle of a large frame, which is decoded at once.
+/// Large messages cost few system calls this way.
+const SCRATCH: usize = 128 << 10;
+
+/// What it may bring elsewhere: a handler may leave that undecoded for as long as it likes.
+pub(crate) const READ_AHEAD: usize = 64 << 10;
 
 /// What tungstenite allocates for reading, and takes from us at a time. It clears as much before
 /// each take, so more would cost small messages, less would cost large ones.
@@ -66,9 +70,10 @@ impl Input {
         (self.bytes, self.start, self.end, self.drained) = (bytes, 0, count, false);
     }
 
-    /// Whether tungstenite has taken all that was read.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.start == self.end
+    /// What the next read may bring.
+    pub(crate) fn room(&self) -> usize {
+        let of_this_frame = usize::try_from(self.watch.payload_left()).unwrap_or(usize::MAX);
+        of_this_frame.clamp(READ_AHEAD, SCRATCH)
     }
 
     /// Gives it back to the thread, between two messages.
@@ -93,6 +98,16 @@ impl Input {
             &mut self.protocol,
             Pipe { unread, start: &mut self.start, watch: &mut self.watch, output },
         )
+    }
+
+    /// [Drains](Self::drain) it if all that was read is decoded, so that tungstenite need not be
+    /// asked; says whether that is so.
+    pub(crate) fn drain_if_done(&mut self) -> bool {
+        let is_done = self.start == self.end && self.watch.is_all_read();
+        if is_done {
+            self.drain();
+        }
+        is_done
     }
 
     /// tungstenite has had all that was read, and wants more: the scratch buffer goes back to the
@@ -160,5 +175,54 @@ impl Write for Pipe<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(input: &mut Input) -> bool {
+        let mut output = None;
+        let (protocol, mut pipe) = input.split(&mut output);
+        let is_read = protocol.read(&mut pipe).is_ok();
+        if is_read {
+            input.watch.has_read_one();
+        }
+        is_read
+    }
+
+    #[test]
+    fn after_the_last_message_nothing_is_left_to_ask_for() {
+        let mut input = Input::lend(&Config::default());
+        let two_empty_messages = [0x82, 0x80, 0, 0, 0, 0, 0x82, 0x80, 0, 0, 0, 0];
+        input.fill(two_empty_messages.to_vec(), 12);
+        assert!(read(&mut input));
+        assert!(!input.drain_if_done());
+        assert!(read(&mut input));
+        assert!(!input.is_between_messages());
+        assert!(input.drain_if_done());
+        assert!(input.is_between_messages());
+    }
+
+    #[test]
+    fn a_read_brings_more_in_the_middle_of_a_large_frame_only() {
+        let mut input = Input::lend(&Config::default());
+        assert_eq!(input.room(), READ_AHEAD);
+        let header_of_100_kib = [0x82, 0xff, 0, 0, 0, 0, 0, 1, 0x90, 0, 0, 0, 0, 0];
+        input.fill(header_of_100_kib.to_vec(), 14);
+        assert!(!read(&mut input));
+        assert_eq!(input.room(), 100 << 10);
+        input.fill(vec![0; 99 << 10], 99 << 10);
+        assert!(!read(&mut input));
+        assert_eq!(input.room(), READ_AHEAD);
+        input.fill(vec![0; 1 << 10], 1 << 10);
+        assert!(read(&mut input));
+        assert_eq!(input.room(), READ_AHEAD);
+
+        let header_of_1_mib = [0x82, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0];
+        input.fill(header_of_1_mib.to_vec(), 14);
+        assert!(!read(&mut input));
+        assert_eq!(input.room(), SCRATCH);
     }
 }

@@ -184,6 +184,11 @@ impl FrameWatch {
         self.unread == 0 && self.is_between_messages() && self.violation.is_none()
     }
 
+    /// What has not passed yet of the payload of a frame.
+    pub(crate) fn payload_left(&self) -> u64 {
+        self.payload_left
+    }
+
     /// The largest payload of a frame so far.
     pub(crate) fn largest(&self) -> u64 {
         self.largest

@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     frame::{Delivery, Message, Opcode, push_frame},
     inflow::Inflow,
-    input::{Input, SCRATCH, give_scratch, take_scratch},
+    input::{Input, READ_AHEAD, give_scratch, take_scratch},
     output::Output,
     socket::Socket,
     watch::{FrameWatch, Violation},
@@ -83,12 +83,13 @@ impl Wire {
         config: &Config,
         about: &About,
     ) -> Poll<Result<(), CloseReason>> {
-        let room = self.inflow.as_mut().map_or(Ok(SCRATCH), |inflow| inflow.room())?;
+        let room = self.inflow.as_mut().map_or(Ok(usize::MAX), |inflow| inflow.room())?;
         if room == 0 {
             return Poll::Pending;
         }
+        let room = room.min(self.input.as_ref().map_or(READ_AHEAD, |input| input.room()));
         let mut bytes = take_scratch();
-        let read = self.socket.poll_read(cx, &mut bytes[..room.min(SCRATCH)]);
+        let read = self.socket.poll_read(cx, &mut bytes[..room]);
         let Poll::Ready(Ok(count @ 1..)) = read else {
             give_scratch(bytes);
             ready!(read).map_err(|error| CloseReason::Lost(error.kind()))?;
@@ -107,9 +108,7 @@ impl Wire {
     /// The next thing in what was read already; `None` when more has to be read.
     pub(crate) fn decode(&mut self) -> Result<Option<Inbound>, CloseReason> {
         let Some(input) = &mut self.input else { return Ok(None) };
-        if input.is_empty() && input.watch.is_all_read() {
-            // All that tungstenite could say is that it has nothing.
-            input.drain();
+        if input.drain_if_done() {
             return Ok(None);
         }
         let (protocol, mut pipe) = input.split(&mut self.output);
@@ -215,7 +214,9 @@ impl Wire {
         if let Some(output) = self.output.take_if(|output| output.is_lendable()) {
             output.give_back();
         }
-        if let Some(input) = &mut self.input {
+        if let Some(input) = &mut self.input
+            && !input.drain_if_done()
+        {
             input.keep_only_the_rest();
         }
         if let Some(input) = self.input.take_if(|input| input.is_between_messages()) {
@@ -266,7 +267,7 @@ impl Wire {
     /// Reads and forgets, until the peer closes its side. Returns how much it was.
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut bytes = take_scratch();
-        let read = self.socket.poll_read(cx, &mut bytes);
+        let read = self.socket.poll_read(cx, &mut bytes[..READ_AHEAD]);
         give_scratch(bytes);
         read
     }
