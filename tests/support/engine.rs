@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
@@ -17,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::TcpStream, time::interval};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::interval,
+};
 
 /// How long it may take to start.
 const START: Duration = Duration::from_secs(20);
@@ -122,11 +125,18 @@ impl Drop for EngineServer {
 }
 
 /// A port that nobody listens on, and that no other test of this process was given.
+///
+/// To find it, it is bound and not listened on: what another thread starts meanwhile holds a copy
+/// of the socket until its program runs, and would take connections for a server that is not there
+/// yet, only to reset them.
 pub fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let socket = TcpSocket::new_v4().unwrap();
+        // With that copy about, a server may still take the port.
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let port = socket.local_addr().unwrap().port();
         if GIVEN.lock().unwrap().insert(port) {
             return port;
         }
