@@ -70,10 +70,11 @@ impl Input {
         (self.bytes, self.start, self.end, self.drained) = (bytes, 0, count, false);
     }
 
-    /// What the next read may bring.
+    /// What the next read may bring. Behind our close frame a large frame is thrown away like
+    /// anything else, and no more of it is read at a time.
     pub(crate) fn room(&self) -> usize {
-        let of_this_frame = usize::try_from(self.watch.payload_left()).unwrap_or(usize::MAX);
-        of_this_frame.clamp(READ_AHEAD, SCRATCH)
+        let left = if self.protocol.can_write() { self.watch.payload_left() } else { 0 };
+        usize::try_from(left).unwrap_or(usize::MAX).clamp(READ_AHEAD, SCRATCH)
     }
 
     /// Gives it back to the thread, between two messages.
@@ -224,5 +225,10 @@ mod tests {
         input.fill(header_of_1_mib.to_vec(), 14);
         assert!(!read(&mut input));
         assert_eq!(input.room(), SCRATCH);
+
+        let mut output = None;
+        let (protocol, mut pipe) = input.split(&mut output);
+        protocol.close(&mut pipe, None).unwrap();
+        assert_eq!(input.room(), READ_AHEAD, "behind our close frame");
     }
 }
