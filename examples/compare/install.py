@@ -130,8 +130,10 @@ def nchan(here, work):
         say("apt-get", "download", "nginx", "libnginx-mod-nchan", cwd=folder)
         for package in folder.glob("*.deb"):
             say("dpkg-deb", "--extract", package, folder)
-    text = (here / "peers/nchan.conf").read_text()
     module = folder / "usr/lib/nginx/modules/ngx_nchan_module.so"
+    # The module makes this directory whatever the configuration says: a relative path, as long, lies in this folder.
+    module.write_bytes(module.read_bytes().replace(b"/var/lib/nginx/body", b"nchan-requests-body"))
+    text = (here / "peers/nchan.conf").read_text()
     configuration = folder / "nchan.conf"
     configuration.write_text(text.replace("MODULE", str(module)).replace("FOLDER", str(folder)))
     # nginx takes its port from the file only: the server's shell line fills it in.
