@@ -4,7 +4,16 @@
 
 mod support;
 
-use std::{future::pending, thread};
+use std::{
+    future::{Future as _, pending, poll_fn},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::Context,
+    thread,
+};
 
 use hubnerite::{
     CloseReason, Closed, Config, Connection, Hub, JoinError, Member, Message, Params, SameUser,
@@ -79,6 +88,44 @@ async fn a_connection_works_in_another_task_than_its_handlers() {
     client.finish_close().await;
     drop((client, connection, done));
     bench.server.stop().await;
+}
+
+/// What is delivered to thousands is none of their handlers' business.
+#[tokio::test]
+async fn a_handler_that_waits_for_a_message_is_not_polled_for_a_delivery() {
+    let polls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&polls);
+    let handler = move |mut connection: Connection, _: Params| {
+        let counted = Arc::clone(&counted);
+        async move {
+            let member = connection.join(&connection.hub().clone(), None).unwrap();
+            connection.send("joined").await.unwrap();
+            let heard = {
+                let mut message = pin!(connection.recv());
+                let poll = |cx: &mut Context<'_>| {
+                    counted.fetch_add(1, SeqCst);
+                    message.as_mut().poll(cx)
+                };
+                poll_fn(poll).await
+            };
+            drop(member);
+            connection.send(heard.unwrap()).await.unwrap();
+        }
+    };
+    let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
+    let mut client = server.open("/").await;
+    client.expect_text("joined").await;
+    for _ in 0..10 {
+        assert_eq!(server.hub.send_to_all("to all").recipients, 1);
+        client.expect_text("to all").await;
+    }
+    assert_eq!(polls.load(SeqCst), 1);
+    client.send(ClientFrame::text("x")).await;
+    client.expect_text("x").await;
+    client.expect_close().await;
+    client.finish_close().await;
+    drop(client);
+    server.stop().await;
 }
 
 #[tokio::test]

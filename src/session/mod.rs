@@ -1,13 +1,14 @@
 //! The task of one open connection: its handler and its socket, and the one place where both wait.
 //!
-//! Each time the task is polled, the handler goes first. Once it waits, for whatever it may be,
-//! everything that it and others have queued is written in one go. So replies to a batch of
-//! messages leave in one system call, and pings, deliveries and the closing handshake go on while
-//! a handler waits for something else.
+//! Each time the task is polled, the handler goes first, if it was woken. Once it waits, for
+//! whatever it may be, everything that it and others have queued is written in one go. So replies
+//! to a batch of messages leave in one system call, and pings, deliveries and the closing handshake
+//! go on while a handler waits for something else.
 
 mod closing;
 mod deadlines;
 mod reading;
+mod summons;
 
 use std::{
     future::Future,
@@ -24,6 +25,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+use self::summons::Summons;
 #[cfg(feature = "control")]
 use crate::events::Line;
 use crate::{
@@ -76,7 +78,7 @@ pub(crate) struct Io {
     reason: Option<CloseReason>,
     /// Where the handler waits, to read or to send.
     handler: Option<Waker>,
-    /// Where the connection's own task waits: a handler may use the connection in another one.
+    /// Wakes the connection's own task: a handler may use the connection in another one.
     task: Option<Waker>,
     /// Whether the handler waits for a message: only then does silence mean anything.
     listening: bool,
@@ -127,26 +129,48 @@ enum Phase {
 /// An `async fn` would keep its argument beside what is taken out of it, for as long as it runs.
 pub(crate) fn run(opened: Opened) -> impl Future<Output = (ConnectionId, CloseReason)> + Send {
     let Opened { shared, handler } = opened;
-    let mut handler = Some(handler);
+    let mut running = Running { shared, handler: Some(handler), summons: None };
     async move {
-        let mut timer = pin!(sleep_until(shared.lock().keepalive_at));
-        poll_fn(|cx| {
-            if let Some(running) = &mut handler
-                && let Poll::Ready(end) = poll_handler(running, cx)
-            {
-                handler = None;
-                shared.lock().handler_ended(end);
-            }
-            let connection = shared.lock().poll_drive(cx, timer.as_mut());
-            if handler.is_some() { Poll::Pending } else { connection }
-        })
-        .await;
-        let reason = shared.lock().end();
+        let mut timer = pin!(sleep_until(running.shared.lock().keepalive_at));
+        poll_fn(|cx| running.poll(cx, timer.as_mut())).await;
+        running.end()
+    }
+}
+
+/// What a connection's task polls.
+struct Running {
+    shared: Arc<Shared>,
+    /// None once it is over.
+    handler: Option<HandlerFuture>,
+    /// None until the task is known.
+    summons: Option<Arc<Summons>>,
+}
+
+impl Running {
+    fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<()> {
+        let summons = self.summons.get_or_insert_with(|| {
+            let summons = Summons::new(cx);
+            self.shared.lock().task = Some(Arc::clone(&summons).into());
+            summons
+        });
+        if let Some(handler) = &mut self.handler
+            && summons.take()
+            && let Poll::Ready(end) = poll_handler(handler, &Arc::clone(summons).into())
+        {
+            self.handler = None;
+            self.shared.lock().handler_ended(end);
+        }
+        let connection = self.shared.lock().poll_drive(cx, timer);
+        if self.handler.is_some() { Poll::Pending } else { connection }
+    }
+
+    fn end(&self) -> (ConnectionId, CloseReason) {
+        let reason = self.shared.lock().end();
         #[cfg(feature = "control")]
-        if let Some(line) = &shared.line {
+        if let Some(line) = &self.shared.line {
             line.closed(&reason);
         }
-        (shared.peer.id, reason)
+        (self.shared.peer.id, reason)
     }
 }
 
@@ -163,8 +187,9 @@ pub(crate) fn panicked() -> HandlerFuture {
     Box::pin(async { std::panic::resume_unwind(Box::new("the handler panicked")) })
 }
 
-fn poll_handler(handler: &mut HandlerFuture, cx: &mut Context<'_>) -> Poll<End> {
-    match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
+fn poll_handler(handler: &mut HandlerFuture, waker: &Waker) -> Poll<End> {
+    let mut cx = Context::from_waker(waker);
+    match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(&mut cx))) {
         Ok(polled) => polled.map(|result| result.map_or_else(End::Failed, |()| End::Returned)),
         // The panic hook has said what and where.
         Err(_) => Poll::Ready(End::Panicked),
@@ -287,7 +312,6 @@ impl Io {
     /// Everything but the handler: deliveries, writing, deadlines, the closing handshake. Ready
     /// when the connection is over.
     fn poll_drive(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
-        remember(&mut self.task, cx);
         loop {
             if let Some(reason) = self.take_queue(Some(cx)) {
                 self.begin_close(reason);
