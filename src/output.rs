@@ -41,6 +41,8 @@ pub(crate) struct Output {
     replies: usize,
     /// What the deliveries written since [`Output::take_released`] weighed.
     released: usize,
+    /// The socket took no more the last time.
+    is_blocked: bool,
     /// What was written may still wait inside the socket, encrypted.
     unflushed: bool,
 }
@@ -77,7 +79,7 @@ impl Output {
     pub(crate) fn give_back(mut self: Box<Self>) {
         debug_assert!(self.is_lendable());
         self.own.clear();
-        self.own_done = 0;
+        (self.own_done, self.is_blocked) = (0, false);
         if self.own.capacity() <= KEEP && self.segments.capacity() <= KEEP / size_of::<Segment>() {
             LENT.with_borrow_mut(|slot| *slot = Some(self));
         }
@@ -170,7 +172,9 @@ impl Output {
         written: &mut usize,
     ) -> Poll<io::Result<()>> {
         while !self.segments.is_empty() {
-            let count = ready!(self.poll_write_some(cx, socket))?;
+            let some = self.poll_write_some(cx, socket);
+            self.is_blocked = some.is_pending();
+            let count = ready!(some)?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -205,7 +209,9 @@ impl Output {
             &all[std::mem::take(&mut skip)..]
         };
         if self.segments.len() == 1 {
-            return socket.poll_write(cx, bytes(&self.segments[0]));
+            let bytes = bytes(&self.segments[0]);
+            let at_once = if self.is_blocked { None } else { socket.write_now(bytes) };
+            return at_once.map_or_else(|| socket.poll_write(cx, bytes), Poll::Ready);
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut used = 0;

@@ -7,7 +7,10 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicIsize, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     task::Waker,
 };
@@ -126,6 +129,8 @@ pub(crate) struct Peer {
     /// What a message takes that is half read from this connection.
     held: AtomicUsize,
     evicted: AtomicBool,
+    /// Whether its handler was woken. It stands here because a delivery looks at the rest of this.
+    handler_is_due: AtomicBool,
     /// The rights of now, once they are others than those of the identity. Few ever are.
     rights: OnceLock<Box<Mutex<Rights>>>,
 }
@@ -151,8 +156,20 @@ impl Peer {
         origin: Origin,
     ) -> Arc<Self> {
         let (queue, queued, held, evicted, rights) = Default::default();
-        let about = About::new(origin);
-        Arc::new(Self { id, form, identity, about, queue, queued, held, evicted, rights })
+        let (about, handler_is_due) = (About::new(origin), AtomicBool::new(true));
+        let peer = Self {
+            id,
+            form,
+            identity,
+            about,
+            queue,
+            queued,
+            held,
+            evicted,
+            handler_is_due,
+            rights,
+        };
+        Arc::new(peer)
     }
 
     /// Whether it may do this now.
@@ -221,6 +238,16 @@ impl Peer {
     pub(crate) fn release(&self, weight: usize, budget: &Budget) {
         self.queued.fetch_sub(weight, Relaxed);
         budget.release(weight);
+    }
+
+    /// Its handler is to be polled, the next time that its task is.
+    pub(crate) fn summon_handler(&self) {
+        self.handler_is_due.store(true, Release);
+    }
+
+    /// Whether its handler was woken since the last call. Only its task asks.
+    pub(crate) fn take_summons(&self) -> bool {
+        self.handler_is_due.load(Relaxed) && self.handler_is_due.swap(false, Acquire)
     }
 
     /// Asks the connection's task to close. It finds the request behind what was queued before.

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -39,7 +40,7 @@ impl Socket {
     pub(crate) fn prepare(stream: &TcpStream) {
         // All fail only on a socket that is gone already, which the first read will tell.
         let _ = stream.set_nodelay(true);
-        let socket = socket2::SockRef::from(stream);
+        let socket = SockRef::from(stream);
         let _ = socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
         let _ = socket.set_tcp_notsent_lowat(MAX_UNSENT);
     }
@@ -84,6 +85,23 @@ impl Socket {
             #[cfg(feature = "tls")]
             Self::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
         }
+    }
+
+    /// Writes at once, whatever the runtime knows of room: it keeps that on cache lines that a
+    /// delivery would touch for nothing else. `None` if [`poll_write`](Self::poll_write) has to
+    /// find out when there is room, or has to encrypt.
+    pub(crate) fn write_now(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
+        let socket = match self {
+            Self::Tcp(stream) => SockRef::from(stream),
+            Self::Unix(stream) => SockRef::from(stream),
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => return None,
+        };
+        let written = socket.send_with_flags(bytes, libc::MSG_NOSIGNAL);
+        let later = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+        };
+        (!written.as_ref().is_err_and(later)).then_some(written)
     }
 
     pub(crate) fn poll_write_vectored(
@@ -133,7 +151,7 @@ impl Socket {
     pub(crate) fn reset_on_close(&self) {
         if let Some(stream) = self.tcp_stream() {
             // It fails only on a socket that is gone already.
-            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
     }
 }

@@ -149,12 +149,12 @@ struct Running {
 impl Running {
     fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<()> {
         let summons = self.summons.get_or_insert_with(|| {
-            let summons = Summons::new(cx);
+            let summons = Summons::new(cx, &self.shared.peer);
             self.shared.lock().task = Some(Arc::clone(&summons).into());
             summons
         });
         if let Some(handler) = &mut self.handler
-            && summons.take()
+            && self.shared.peer.take_summons()
             && let Poll::Ready(end) = poll_handler(handler, &Arc::clone(summons).into())
         {
             self.handler = None;

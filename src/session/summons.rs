@@ -1,29 +1,23 @@
 //! Who was woken: a connection's task for its handler, or only to write what was queued.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Wake, Waker},
 };
+
+use crate::peer::Peer;
 
 /// What wakes a handler wakes its connection's task, and says for whom. A delivery wakes the task
 /// alone: to ask a handler that waits for something else is most of what a delivery would cost.
 pub(super) struct Summons {
     task: Waker,
-    is_due: AtomicBool,
+    peer: Arc<Peer>,
 }
 
 impl Summons {
-    /// For the task that runs. The handler is due at first.
-    pub(super) fn new(cx: &Context<'_>) -> Arc<Self> {
-        Arc::new(Self { task: cx.waker().clone(), is_due: AtomicBool::new(true) })
-    }
-
-    /// Whether the handler was woken since the last call.
-    pub(super) fn take(&self) -> bool {
-        self.is_due.swap(false, Ordering::Acquire)
+    /// For the task that runs, and the handler of this connection.
+    pub(super) fn new(cx: &Context<'_>, peer: &Arc<Peer>) -> Arc<Self> {
+        Arc::new(Self { task: cx.waker().clone(), peer: Arc::clone(peer) })
     }
 }
 
@@ -33,39 +27,41 @@ impl Wake for Summons {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.is_due.store(true, Ordering::Release);
+        self.peer.summon_handler();
         self.task.wake_by_ref();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
     use super::*;
+    use crate::{about::Origin, auth::Identity, frame::Form, peer::ConnectionId};
 
     #[derive(Default)]
-    struct Task(AtomicBool);
+    struct Task(AtomicUsize);
 
     impl Wake for Task {
         fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::SeqCst);
+            self.0.fetch_add(1, SeqCst);
         }
     }
 
     #[test]
     fn a_handler_is_due_at_first_and_then_whenever_it_is_woken() {
-        let task = Arc::new(Task::default());
+        let (identity, task) = (Identity::anonymous().into(), Arc::new(Task::default()));
+        let peer = Peer::new(ConnectionId::next(), Form::Bare, identity, Origin::default());
         let waker = Waker::from(Arc::clone(&task));
-        let summons = Summons::new(&Context::from_waker(&waker));
-        assert!(summons.take());
-        assert!(!summons.take());
+        let handler = Waker::from(Summons::new(&Context::from_waker(&waker), &peer));
+        assert!(peer.take_summons());
+        assert!(!peer.take_summons());
         waker.wake_by_ref();
-        assert!(!summons.take(), "only the task was woken");
-        let handler = Waker::from(Arc::clone(&summons));
-        task.0.store(false, Ordering::SeqCst);
+        assert!(!peer.take_summons(), "only the task was woken");
         handler.wake_by_ref();
-        assert!(task.0.load(Ordering::SeqCst));
         handler.wake();
-        assert!(summons.take());
-        assert!(!summons.take());
+        assert_eq!(task.0.load(SeqCst), 3);
+        assert!(peer.take_summons());
+        assert!(!peer.take_summons());
     }
 }
