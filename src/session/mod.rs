@@ -150,12 +150,12 @@ impl Running {
     fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<()> {
         let summons = self.summons.get_or_insert_with(|| {
             let summons = Summons::new(cx, &self.shared.peer);
-            self.shared.lock().task = Some(Arc::clone(&summons).into());
+            self.shared.lock().task = Some(summons.waker());
             summons
         });
         if let Some(handler) = &mut self.handler
             && self.shared.peer.take_summons()
-            && let Poll::Ready(end) = poll_handler(handler, &Arc::clone(summons).into())
+            && let Poll::Ready(end) = poll_handler(handler, &summons.waker())
         {
             self.handler = None;
             self.shared.lock().handler_ended(end);

@@ -19,6 +19,12 @@ impl Summons {
     pub(super) fn new(cx: &Context<'_>, peer: &Arc<Peer>) -> Arc<Self> {
         Arc::new(Self { task: cx.waker().clone(), peer: Arc::clone(peer) })
     }
+
+    /// What the handler is polled with. Made in this one place, all of them are seen to wake the
+    /// same: two wakers are compared by where their functions stand, too.
+    pub(super) fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
 }
 
 impl Wake for Summons {
@@ -53,7 +59,9 @@ mod tests {
         let (identity, task) = (Identity::anonymous().into(), Arc::new(Task::default()));
         let peer = Peer::new(ConnectionId::next(), Form::Bare, identity, Origin::default());
         let waker = Waker::from(Arc::clone(&task));
-        let handler = Waker::from(Summons::new(&Context::from_waker(&waker), &peer));
+        let summons = Summons::new(&Context::from_waker(&waker), &peer);
+        let handler = summons.waker();
+        assert!(handler.will_wake(&summons.waker()) && handler.will_wake(&handler.clone()));
         assert!(peer.take_summons());
         assert!(!peer.take_summons());
         waker.wake_by_ref();
