@@ -25,7 +25,9 @@ def build(options):
         subprocess.run(["cargo", "build", "--release", "--bin", "hubnerite", "--example", "load"], cwd=ROOT, check=True)
     # A copy: a build during the comparison must not change what is compared.
     for name, source in {"hubnerite": options.hubnerite or target / "hubnerite", "load": options.load or target / "examples/load"}.items():
-        shutil.copy2(source, WORK / name)
+        copy = WORK / name
+        if not (copy.exists() and copy.samefile(source)):
+            shutil.copy2(source, copy)
 
 
 class Server:
