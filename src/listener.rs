@@ -267,7 +267,7 @@ async fn tls_handshake(stream: TcpStream, tls: &Tls) -> io::Result<Established> 
     Socket::prepare(&stream);
     let stream = tls.accept(stream).await?;
     let certificate_subject = tls::subject(&stream);
-    let socket = Socket::Tls(Box::new(stream));
+    let socket = Socket::tls(stream);
     Ok(Established { socket, client: None, certificate_subject, refusal: None })
 }
 

@@ -194,9 +194,36 @@ impl Output {
         cx: &mut Context<'_>,
         socket: &mut Socket,
     ) -> Poll<io::Result<usize>> {
+        let mut unwritten = self.unwritten();
+        if self.segments.len() == 1
+            && let Some(bytes) = unwritten.next()
+        {
+            let at_once = if self.is_blocked { None } else { socket.write_now(bytes) };
+            return at_once.map_or_else(|| socket.poll_write(cx, bytes), Poll::Ready);
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut used = 0;
+        for (slice, bytes) in slices.iter_mut().zip(unwritten) {
+            *slice = IoSlice::new(bytes);
+            used += 1;
+        }
+        socket.poll_write_vectored(cx, &slices[..used])
+    }
+
+    /// Tries a socket that has not said that there is room, as it does only once much of what it
+    /// holds is gone. Returns how many bytes it took.
+    pub(crate) fn try_write(&mut self, socket: &Socket) -> usize {
+        let taken = self.unwritten().next().and_then(|bytes| socket.write_now(bytes)?.ok());
+        let count = taken.unwrap_or_default();
+        self.consume(count);
+        count
+    }
+
+    /// The rest of the first segment, then the others.
+    fn unwritten(&self) -> impl Iterator<Item = &[u8]> {
         let mut own = &self.own[self.own_done..];
         let mut skip = self.written;
-        let mut bytes = |segment| {
+        self.segments.iter().map(move |segment| {
             let all: &[u8] = match segment {
                 &Segment::Own(length) => {
                     let (this, rest) = own.split_at(length);
@@ -207,19 +234,7 @@ impl Output {
                 Segment::Shared(delivery) => delivery.wire(),
             };
             &all[std::mem::take(&mut skip)..]
-        };
-        if self.segments.len() == 1 {
-            let bytes = bytes(&self.segments[0]);
-            let at_once = if self.is_blocked { None } else { socket.write_now(bytes) };
-            return at_once.map_or_else(|| socket.poll_write(cx, bytes), Poll::Ready);
-        }
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut used = 0;
-        for (slice, segment) in slices.iter_mut().zip(&self.segments) {
-            *slice = IoSlice::new(bytes(segment));
-            used += 1;
-        }
-        socket.poll_write_vectored(cx, &slices[..used])
+        })
     }
 
     /// Forgets `count` bytes from the front.

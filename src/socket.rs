@@ -20,9 +20,14 @@ use tokio_rustls::server::TlsStream;
 /// vanished while something is on its way to it; pings find the others.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes that the kernel takes ahead of what it can send. Without it that is megabytes, and a
-/// reader who takes a little all the time looks as if it took nothing for long.
-const MAX_UNSENT: u32 = 256 << 10;
+/// Bytes that the kernel takes ahead of what it can send: a large message leaves in one piece,
+/// and who does not read gets no more. There is room again once half of it is gone.
+const MAX_UNSENT: u32 = 1 << 20;
+
+/// The same with TLS, where nothing is [written at once](Socket::write_now): a reader who takes
+/// a little all the time must make room before it looks as if it took nothing.
+#[cfg(feature = "tls")]
+const MAX_UNSENT_WITH_TLS: u32 = 256 << 10;
 
 /// An accepted socket.
 #[derive(Debug)]
@@ -48,6 +53,13 @@ impl Socket {
     pub(crate) fn tcp(stream: TcpStream) -> Self {
         Self::prepare(&stream);
         Self::Tcp(stream)
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
+        // As above.
+        let _ = SockRef::from(stream.get_ref().0).set_tcp_notsent_lowat(MAX_UNSENT_WITH_TLS);
+        Self::Tls(Box::new(stream))
     }
 
     fn tcp_stream(&self) -> Option<&TcpStream> {

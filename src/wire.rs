@@ -208,6 +208,11 @@ impl Wire {
         output.poll_write(cx, &mut self.socket, written)
     }
 
+    /// See [`Output::try_write`].
+    pub(crate) fn try_write(&mut self) -> usize {
+        self.output.as_mut().map_or(0, |output| output.try_write(&self.socket))
+    }
+
     /// Gives back what belongs to the thread, before the task waits. What cannot be given back
     /// is cut to the size of what it holds.
     pub(crate) fn park(&mut self) {

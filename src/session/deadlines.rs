@@ -49,7 +49,7 @@ impl Io {
     /// Does what is due.
     fn act(&mut self, now: Instant) {
         let due = |since: Option<Instant>, wait| since.is_some_and(|since| since + wait <= now);
-        let stalled = due(self.stalled_since, self.config.send_timeout);
+        let stalled = due(self.stalled_since, self.config.send_timeout) && !self.takes_some();
         if self.phase != Phase::Open {
             if due(self.closing_until, Duration::ZERO) || self.closing_until.is_none() && stalled {
                 self.give_up();
@@ -68,6 +68,13 @@ impl Io {
         } else {
             self.keep_alive(now);
         }
+    }
+
+    /// Whether the peer takes some of what waits, after all: less than makes the socket say so.
+    fn takes_some(&mut self) -> bool {
+        let written = self.wire.try_write();
+        self.has_written(written);
+        written > 0
     }
 
     /// A handler that does not read leaves the pong unread too: then its absence says nothing.

@@ -341,25 +341,33 @@ impl Io {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> bool {
         let mut written = 0;
         let flushed = self.wire.poll_flush(cx, &mut written).map_err(|error| error.kind());
-        self.registration.peer.about.count_bytes_out(written);
-        let released = self.wire.take_released();
-        if released > 0 {
-            self.registration.release(released);
-        }
-        if written > 0 || flushed.is_ready() {
-            self.stalled_since = None;
-        }
+        self.has_written(written);
         match flushed {
             Poll::Pending if self.stalled_since.is_none() => {
                 self.stalled_since = Some(Instant::now());
             }
-            Poll::Ready(Err(kind)) => self.lose(kind),
-            _ => {}
-        }
-        if written > 0 && !self.listening && self.wire.replies() <= HIGH_WATER {
-            self.wake_handler();
+            Poll::Pending => {}
+            Poll::Ready(result) => {
+                self.stalled_since = None;
+                result.unwrap_or_else(|kind| self.lose(kind));
+            }
         }
         flushed.is_ready()
+    }
+
+    /// The peer has taken so much of what waits.
+    fn has_written(&mut self, bytes: usize) {
+        self.registration.peer.about.count_bytes_out(bytes);
+        let released = self.wire.take_released();
+        if released > 0 {
+            self.registration.release(released);
+        }
+        if bytes > 0 {
+            self.stalled_since = None;
+            if !self.listening && self.wire.replies() <= HIGH_WATER {
+                self.wake_handler();
+            }
+        }
     }
 }
 
