@@ -88,6 +88,7 @@ mod inflow;
 mod input;
 #[cfg(feature = "control")]
 mod inquiry;
+mod large;
 mod listener;
 mod member;
 mod metrics;

@@ -1,16 +1,18 @@
 //! What carries the bytes: TCP, a Unix socket, or TLS over TCP.
 
 use std::{
+    future::Future,
     io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::BufMut;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 #[cfg(feature = "tls")]
@@ -84,6 +86,20 @@ impl Socket {
             Self::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, &mut buffer),
         };
         read.map_ok(|()| buffer.filled().len())
+    }
+
+    /// Reads into memory that need not be cleared for it.
+    pub(crate) fn poll_read_buf(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut into: impl BufMut,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => pin!(stream.read_buf(&mut into)).poll(cx),
+            Self::Unix(stream) => pin!(stream.read_buf(&mut into)).poll(cx),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => pin!(stream.read_buf(&mut into)).poll(cx),
+        }
     }
 
     pub(crate) fn poll_write(

@@ -4,6 +4,8 @@
 //! this does, for a few nanoseconds a frame. And it judges a header as soon as it has come, where
 //! tungstenite waits for the payload, which may never come.
 
+use crate::large::LARGE;
+
 /// What is wrong with a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Violation {
@@ -31,7 +33,6 @@ pub(crate) struct FrameWatch {
     /// Messages and control frames that have passed and have not been read.
     unread: u32,
     mid_message: bool,
-    largest: u64,
     violation: Option<Violation>,
 }
 
@@ -84,10 +85,33 @@ impl FrameWatch {
         (is_whole && is_first && is_allowed).then_some(length)
     }
 
+    /// Passes the header of a large message in one frame, if `bytes` begin with one that may come;
+    /// returns the length of the frame, header and all.
+    pub(crate) fn begin_large(&mut self, bytes: &[u8]) -> Option<usize> {
+        let header = whole_header(bytes).filter(|header| Self::may_be_large(header))?;
+        let payload = payload_length(header);
+        let is_allowed = payload <= self.max_message_size && self.max_fragments > 0;
+        if payload < LARGE || !is_allowed || !self.is_between_messages() {
+            return None;
+        }
+        let length = usize::try_from(payload).ok()?.checked_add(header.len())?;
+        self.finish_header(header);
+        Some(length)
+    }
+
+    /// Whether `bytes` begin like a large message in one frame: with an extended length.
+    pub(crate) fn may_be_large(bytes: &[u8]) -> bool {
+        matches!(bytes, [FINAL_TEXT | FINAL_BINARY, second, ..] if *second > LONGEST_SHORT)
+    }
+
+    /// All but so much of it has come.
+    pub(crate) fn pass_large(&mut self, left: usize) {
+        self.payload_left = left as u64;
+    }
+
     fn pass_short_message(&mut self, length: usize) -> usize {
         self.message = self.message.wrapping_add(1);
         self.unread += 1;
-        self.largest = self.largest.max(length as u64);
         SHORT_HEADER + length
     }
 
@@ -118,12 +142,7 @@ impl FrameWatch {
 
     fn finish_header(&mut self, header: &[u8]) {
         let (first, second) = (header[0], header[1]);
-        let length = &header[2..2 + extended_length(second)];
-        self.payload_left = match length {
-            [] => u64::from(second & 0x7f),
-            _ => length.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
-        };
-        self.largest = self.largest.max(self.payload_left);
+        self.payload_left = payload_length(header);
         self.violation = self.count(first, second).err();
     }
 
@@ -189,11 +208,6 @@ impl FrameWatch {
         self.payload_left
     }
 
-    /// The largest payload of a frame so far.
-    pub(crate) fn largest(&self) -> u64 {
-        self.largest
-    }
-
     /// Control frames since the last call.
     pub(crate) fn take_control_frames(&mut self) -> u32 {
         std::mem::take(&mut self.control_frames)
@@ -239,6 +253,14 @@ fn whole_header(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(..2 + extended_length(second) + 4 * usize::from(second >> 7))
 }
 
+/// The length of the payload behind a whole header.
+fn payload_length(header: &[u8]) -> u64 {
+    match &header[2..2 + extended_length(header[1])] {
+        [] => u64::from(header[1] & !MASKED),
+        length => length.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+    }
+}
+
 /// How many bytes of extended length follow the second byte of a header.
 fn extended_length(second: u8) -> usize {
     match second & 0x7f {
@@ -266,7 +288,7 @@ mod tests {
                 watch.advance(part);
             }
             assert!(watch.is_between_messages(), "cut at {cut}");
-            assert_eq!((watch.take_control_frames(), watch.largest()), (1, 126));
+            assert_eq!(watch.take_control_frames(), 1);
             assert_eq!(watch.take_violation(), None);
             for _ in ["abc", "p", "the fragments"] {
                 assert!(!watch.is_all_read());
@@ -342,6 +364,28 @@ mod tests {
         // Its first byte is the second one of a header here, and what follows is no frame.
         let reserved = Violation::Header("reserved bits must be 0");
         assert_eq!(judged(&whole[..1], 9, 9), Some(reserved));
+    }
+
+    #[test]
+    fn only_what_may_come_begins_a_large_message() {
+        let mut header = [0x82, 0xfe, 0x10, 0, 0, 0, 0, 0];
+        let begin = |max_fragments, max_size, bytes: &[u8]| {
+            let mut watch = FrameWatch::new(max_fragments, max_size);
+            (watch.begin_large(bytes), watch.payload_left(), watch.take_violation())
+        };
+        assert_eq!(begin(1, 4096, &header), (Some(8 + 4096), 4096, None));
+        let none = (None, 0, None);
+        assert_eq!(begin(0, 4096, &header), none);
+        assert_eq!(begin(1, 4095, &header), none);
+        assert_eq!(begin(1, 4096, &header[..7]), none);
+        for first in [0x02, 0x00, 0x80, 0x89, 0xc2] {
+            header[0] = first;
+            assert_eq!(begin(1, 4096, &header), none, "{first:x}");
+        }
+        assert_eq!(begin(1, 4096, &[0x82, 0x7e, 0x10, 0]), none, "no mask");
+        assert_eq!(begin(1, 4096, &[0x82, 0xfe, 0x0f, 0xff, 0, 0, 0, 0]), none, "not large");
+        let endless = [0x82, 0xff, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0];
+        assert_eq!(begin(1, u64::MAX, &endless), none, "its end has no number");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::BufMut;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{self, Utf8Bytes, error::ProtocolError, protocol::CloseFrame};
 
@@ -51,10 +52,9 @@ pub(crate) enum Inbound {
 impl Wire {
     /// `early` is what came behind the request head.
     pub(crate) fn new(socket: Socket, early: Vec<u8>, config: &Config) -> Self {
-        let count = early.len();
-        let input = (count > 0).then(|| {
+        let input = (!early.is_empty()).then(|| {
             let mut input = Input::lend(config);
-            input.fill(early, count);
+            input.fill(early);
             input
         });
         Self { socket, input, output: None, inflow: Inflow::new(config), read: 0 }
@@ -87,28 +87,46 @@ impl Wire {
         if room == 0 {
             return Poll::Pending;
         }
-        let room = room.min(self.input.as_ref().map_or(READ_AHEAD, |input| input.room()));
-        let mut bytes = take_scratch();
-        let read = self.socket.poll_read(cx, &mut bytes[..room]);
-        let Poll::Ready(Ok(count @ 1..)) = read else {
-            give_scratch(bytes);
-            ready!(read).map_err(|error| CloseReason::Lost(error.kind()))?;
-            return Poll::Ready(Err(CloseReason::Lost(io::ErrorKind::UnexpectedEof)));
+        let count = match self.input.as_mut().and_then(|input| input.rest_of_large(room)) {
+            Some(rest) => self.socket.poll_read_buf(cx, rest),
+            None => self.poll_read_ahead(cx, room, config),
         };
+        let count = ready!(count).map_err(|error| CloseReason::Lost(error.kind()))?;
+        if count == 0 {
+            return Poll::Ready(Err(CloseReason::Lost(io::ErrorKind::UnexpectedEof)));
+        }
+        if let Some(input) = &mut self.input {
+            input.has_read_large();
+        }
         self.read += count;
         about.count_bytes_in(count);
         if let Some(inflow) = &mut self.inflow {
             inflow.take(count);
         }
-        let input = self.input.get_or_insert_with(|| Input::lend(config));
-        input.fill(bytes, count);
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads into the thread's buffer.
+    fn poll_read_ahead(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+        config: &Config,
+    ) -> Poll<io::Result<usize>> {
+        let mut bytes = take_scratch();
+        let read = self.socket.poll_read_buf(cx, (&mut bytes).limit(room.min(READ_AHEAD)));
+        if let Poll::Ready(Ok(1..)) = read {
+            self.input.get_or_insert_with(|| Input::lend(config)).fill(bytes);
+        } else {
+            give_scratch(bytes);
+        }
+        read
     }
 
     /// The next thing in what was read already; `None` when more has to be read.
     pub(crate) fn decode(&mut self) -> Result<Option<Inbound>, CloseReason> {
         let Some(input) = &mut self.input else { return Ok(None) };
-        if input.drain_if_done() {
+        if !input.is_ready(self.output.as_deref()) {
             return Ok(None);
         }
         let (protocol, mut pipe) = input.split(&mut self.output);
@@ -116,7 +134,7 @@ impl Wire {
             Ok(message) => message,
             Err(error) => return verdict(error, input).map_or(Ok(None), Err),
         };
-        input.watch.has_read_one();
+        input.has_decoded();
         Ok(Some(match message {
             tungstenite::Message::Text(text) => Inbound::Message(Message::Text(text)),
             tungstenite::Message::Binary(bytes) => Inbound::Message(Message::Binary(bytes)),
@@ -272,7 +290,7 @@ impl Wire {
     /// Reads and forgets, until the peer closes its side. Returns how much it was.
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut bytes = take_scratch();
-        let read = self.socket.poll_read(cx, &mut bytes[..READ_AHEAD]);
+        let read = self.socket.poll_read_buf(cx, &mut bytes);
         give_scratch(bytes);
         read
     }
@@ -305,6 +323,7 @@ impl From<Violation> for CloseReason {
 /// `None` if all there is to say is that more has to be read.
 #[cold]
 fn verdict(error: tungstenite::Error, input: &mut Input) -> Option<CloseReason> {
+    input.forget_whole();
     if !matches!(&error, tungstenite::Error::Io(io) if io.kind() == io::ErrorKind::WouldBlock) {
         return Some(reason_of(error));
     }
