@@ -4,16 +4,12 @@
 //! thread as well: between messages there is nothing in it worth keeping, so an idle connection
 //! owns neither.
 
-use std::{
-    cell::RefCell,
-    io::{self, Read, Write},
-    mem,
-};
+use std::{cell::RefCell, mem};
 
 use bytes::buf::Limit;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 
-use crate::{config::Config, large::Large, output::Output, watch::FrameWatch};
+use crate::{config::Config, large::Large, output::Output, pipe::Pipe, watch::FrameWatch};
 
 /// What one read of a socket may bring of what is not a large message's: a handler may leave that
 /// undecoded for as long as it likes.
@@ -224,44 +220,6 @@ pub(crate) fn take_scratch() -> Vec<u8> {
 pub(crate) fn give_scratch(mut bytes: Vec<u8>) {
     bytes.clear();
     BYTES.set(bytes);
-}
-
-/// What tungstenite takes for its stream: it reads what was read, and writes behind what waits.
-pub(crate) struct Pipe<'a> {
-    unread: &'a [u8],
-    start: &'a mut usize,
-    watch: &'a mut FrameWatch,
-    awaited: &'a mut u64,
-    output: &'a mut Option<Box<Output>>,
-}
-
-impl Read for Pipe<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.unread.read(into)?;
-        if count == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        *self.start += count;
-        let right = self.watch.advance(&into[..count]);
-        *self.awaited = self.watch.payload_left().max(*self.awaited);
-        match right {
-            0 => Err(io::ErrorKind::WouldBlock.into()),
-            right => Ok(right),
-        }
-    }
-}
-
-/// Whole frames only: tungstenite hands over its buffer after each frame that it encodes.
-impl Write for Pipe<'_> {
-    fn write(&mut self, frames: &[u8]) -> io::Result<usize> {
-        let output = self.output.get_or_insert_with(Output::lend);
-        output.push_with(|own| own.extend_from_slice(frames));
-        Ok(frames.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,6 @@
 use bytes::{BufMut, buf::Limit};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 
-/// Payloads from this size on are large: below, the message is cheaper to copy.
-pub(crate) const LARGE: u64 = 4 << 10;
-
 /// As much of the frame as has come.
 #[derive(Debug)]
 pub(crate) struct Large {

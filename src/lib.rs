@@ -27,11 +27,11 @@
 //! What is said: `frame`, `close`, `protocol`, `ack`. Who hears it: `turns`, `queue`, `about`,
 //! `peer`, `target`, `filter`, `selection`, `page`, `question`, `relay`, `gate`, `fan_out`,
 //! `state`, `hub`, `evictions`, `publish`, `member`, `directory`, `inquiry`. How it travels:
-//! `socket`, `output`, `watch`, `inflow`, `input`, `wire`, `session`, `connection`. How it begins:
-//! `route`, `head`, `auth`, `handler`, `answer`, `offer`, `agreement`, `handshake`. Who is told of
-//! it: `events`. What holds it together: `config`, `counter`, `metrics`, `process`, `listener`,
-//! `pause`, `backplane`, `server`, `drain`, and last what the daemon serves: `endpoint` to clients,
-//! `control` to backends.
+//! `socket`, `output`, `header`, `watch`, `inflow`, `large`, `pipe`, `input`, `wire`, `session`,
+//! `connection`. How it begins: `route`, `head`, `auth`, `handler`, `answer`, `offer`, `agreement`,
+//! `handshake`. Who is told of it: `events`. What holds it together: `config`, `counter`,
+//! `metrics`, `process`, `listener`, `pause`, `backplane`, `server`, `drain`, and last what the
+//! daemon serves: `endpoint` to clients, `control` to backends.
 //!
 //! # Invariants
 //!
@@ -83,6 +83,7 @@ mod gate;
 mod handler;
 mod handshake;
 mod head;
+mod header;
 mod hub;
 mod inflow;
 mod input;
@@ -99,6 +100,7 @@ mod output;
 mod page;
 mod pause;
 mod peer;
+mod pipe;
 mod place;
 #[cfg(feature = "control")]
 mod process;

@@ -4,7 +4,9 @@
 //! this does, for a few nanoseconds a frame. And it judges a header as soon as it has come, where
 //! tungstenite waits for the payload, which may never come.
 
-use crate::large::LARGE;
+use crate::header::{
+    CONTINUATION, CONTROL, MASKED, MAX_HEADER, judge, payload_length, whole_header,
+};
 
 /// What is wrong with a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,16 +38,13 @@ pub(crate) struct FrameWatch {
     violation: Option<Violation>,
 }
 
-/// 2 bytes, 8 of extended length, 4 of masking key (RFC 6455 section 5.2).
-const MAX_HEADER: usize = 14;
+/// Payloads from this size on make a message [large](crate::large): below, it is cheaper to copy.
+const LARGE: u64 = 4 << 10;
 
 /// A header without an extended length.
 const SHORT_HEADER: usize = 6;
 const FINAL_TEXT: u8 = 0x81;
 const FINAL_BINARY: u8 = 0x82;
-
-/// The bit of a header's second byte that every client has to set.
-const MASKED: u8 = 0x80;
 
 /// The second byte of a masked frame with the longest payload that needs no extended length.
 const LONGEST_SHORT: u8 = MASKED + 125;
@@ -148,7 +147,7 @@ impl FrameWatch {
 
     fn count(&mut self, first: u8, second: u8) -> Result<(), Violation> {
         let (opcode, is_final) = (first & 0x0f, first & 0x80 != 0);
-        judge(first, second)?;
+        judge(first, second).map_err(Violation::Header)?;
         if opcode & CONTROL == 0 && (opcode == CONTINUATION) != self.mid_message {
             return Err(Violation::Header("a message must end before the next begins"));
         }
@@ -215,58 +214,6 @@ impl FrameWatch {
 
     pub(crate) fn take_violation(&mut self) -> Option<Violation> {
         self.violation.take()
-    }
-}
-
-/// The opcode of every frame of a message but the first.
-const CONTINUATION: u8 = 0x00;
-
-/// The bit that control frames' opcodes have.
-const CONTROL: u8 = 0x08;
-
-/// What can be said of a client's frame by its first two bytes.
-fn judge(first: u8, second: u8) -> Result<(), Violation> {
-    const MAX_CONTROL_PAYLOAD: u8 = 125;
-    const CLOSE: u8 = 0x08;
-    let (opcode, is_final, reserved) = (first & 0x0f, first & 0x80 != 0, first & 0x70);
-    let rule = if reserved != 0 {
-        "reserved bits must be 0"
-    } else if !matches!(opcode, 0..=2 | 8..=10) {
-        "the opcode is reserved"
-    } else if second & MASKED == 0 {
-        "a client's frames must be masked"
-    } else if opcode & CONTROL != 0 && !is_final {
-        "control frames must not be fragmented"
-    } else if opcode & CONTROL != 0 && second & 0x7f > MAX_CONTROL_PAYLOAD {
-        "control frames carry at most 125 bytes"
-    } else if opcode == CLOSE && second & 0x7f == 1 {
-        "a close frame carries a whole code or none"
-    } else {
-        return Ok(());
-    };
-    Err(Violation::Header(rule))
-}
-
-/// The header at the beginning of `bytes`, if all of it is there.
-fn whole_header(bytes: &[u8]) -> Option<&[u8]> {
-    let second = *bytes.get(1)?;
-    bytes.get(..2 + extended_length(second) + 4 * usize::from(second >> 7))
-}
-
-/// The length of the payload behind a whole header.
-fn payload_length(header: &[u8]) -> u64 {
-    match &header[2..2 + extended_length(header[1])] {
-        [] => u64::from(header[1] & !MASKED),
-        length => length.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
-    }
-}
-
-/// How many bytes of extended length follow the second byte of a header.
-fn extended_length(second: u8) -> usize {
-    match second & 0x7f {
-        126 => 2,
-        127 => 8,
-        _ => 0,
     }
 }
 
@@ -386,23 +333,5 @@ mod tests {
         assert_eq!(begin(1, 4096, &[0x82, 0xfe, 0x0f, 0xff, 0, 0, 0, 0]), none, "not large");
         let endless = [0x82, 0xff, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0];
         assert_eq!(begin(1, u64::MAX, &endless), none, "its end has no number");
-    }
-
-    #[test]
-    fn headers_are_judged_before_their_payload() {
-        for (first, second) in [
-            (0xc1, 0x81), // RSV1
-            (0x83, 0x81), // a reserved opcode
-            (0x81, 0x01), // no mask
-            (0x09, 0x80), // a fragmented ping
-            (0x89, 0xfe), // a ping with an extended length
-        ] {
-            assert!(matches!(judge(first, second), Err(Violation::Header(_))), "{first:x}");
-        }
-        for (first, second) in
-            [(0x81, 0x80), (0x02, 0xff), (0x00, 0x80), (0x89, 0xfd), (0x88, 0x80)]
-        {
-            assert_eq!(judge(first, second), Ok(()), "{first:x}");
-        }
     }
 }
