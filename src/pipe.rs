@@ -9,7 +9,7 @@ pub(crate) struct Pipe<'a> {
     pub(crate) unread: &'a [u8],
     pub(crate) start: &'a mut usize,
     pub(crate) watch: &'a mut FrameWatch,
-    /// See [`Input`](crate::input::Input).
+    /// The most of a frame that tungstenite has waited for.
     pub(crate) awaited: &'a mut u64,
     pub(crate) output: &'a mut Option<Box<Output>>,
 }
