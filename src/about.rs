@@ -64,9 +64,9 @@ impl About {
         }
     }
 
-    /// Counts a message that the peer has sent.
-    pub(crate) fn count_in(&self) {
-        add(&self.messages_in, 1);
+    /// Counts messages that the peer has sent.
+    pub(crate) fn count_in(&self, count: usize) {
+        add(&self.messages_in, count);
     }
 
     /// Counts messages that go to the peer.

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     sync::{Arc, MutexGuard},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -17,8 +17,9 @@ use crate::{
     frame::{Form, Item, Message, Publication, Utf8Bytes},
     hub::Hub,
     member::{Member, UserTaken},
+    output::Output,
     peer::{ConnectionId, Peer, Push},
-    session::{Io, Shared},
+    session::{Ahead, HIGH_WATER, Io, Shared, desk},
 };
 
 /// One open connection, as its handler sees it.
@@ -29,6 +30,8 @@ use crate::{
 /// Only reading waits for it, and with it the peer, by TCP's own means.
 pub struct Connection {
     shared: Arc<Shared>,
+    /// What comes next, if it is decoded already.
+    ahead: Option<Box<Ahead>>,
     /// The place in the hub that the opening handshake took, if the route asks for one. Boxed,
     /// because a handler's future holds a connection more than once.
     member: Option<Box<Member>>,
@@ -41,21 +44,48 @@ pub struct Closed;
 
 impl Connection {
     pub(crate) fn new(shared: Arc<Shared>, member: Option<Member>) -> Self {
-        Self { shared, member: member.map(Box::new) }
+        Self { shared, ahead: None, member: member.map(Box::new) }
     }
 
     /// The next message, or `None` once the connection is closed or about to be.
     ///
     /// Pings are answered and pongs are taken in on the way. Cancel safe: a call that is dropped
     /// has lost nothing.
-    pub async fn recv(&mut self) -> Option<Message> {
-        poll_fn(|cx| self.shared.lock().poll_recv(cx)).await
+    pub fn recv(&mut self) -> impl Future<Output = Option<Message>> {
+        poll_fn(|cx| {
+            let next = self.next_ahead();
+            if next.is_some() {
+                return Poll::Ready(next);
+            }
+            ready!(self.decode(|io, ahead| io.poll_recv(cx, ahead)));
+            Poll::Ready(self.next_ahead())
+        })
     }
 
     /// A message that has come already, if there is one: `None` says that [`recv`](Self::recv)
     /// would have to look at the socket. Lets a handler do something once for a whole batch.
     pub fn try_recv(&mut self) -> Option<Message> {
-        self.shared.lock().try_recv()
+        self.next_ahead().or_else(|| {
+            self.decode(Io::try_recv);
+            self.next_ahead()
+        })
+    }
+
+    fn next_ahead(&mut self) -> Option<Message> {
+        self.ahead.as_mut()?.next()
+    }
+
+    /// Takes the lock for the next messages, and has the output lent for what they are answered
+    /// with. Apart, so that the way of a message that is at hand is short.
+    #[inline(never)]
+    fn decode<T>(&mut self, decode: impl FnOnce(&mut Io, &mut Ahead) -> T) -> T {
+        let mut io = self.shared.lock();
+        let mut ahead = self.ahead.take().unwrap_or_else(Ahead::lend);
+        let decoded = decode(&mut io, &mut ahead);
+        let lend = || io.wire().lend_output();
+        ahead.is_at_desk = !ahead.is_empty() && desk::lend(self.shared.peer.id, lend);
+        self.ahead = ahead.keep();
+        decoded
     }
 
     /// Queues a message; it is written when the handler waits next. Waits itself only while more
@@ -64,12 +94,20 @@ impl Connection {
     ///
     /// # Errors
     /// [`Closed`] once the connection is closed or about to be.
-    pub async fn send(&mut self, message: impl Into<Message>) -> Result<(), Closed> {
-        let message = message.into();
-        let mut io = poll_fn(|cx| self.poll_room(cx)).await?;
-        self.shared.peer.about.count_out(1);
-        io.wire().push_message(message);
-        Ok(())
+    pub fn send(
+        &mut self,
+        message: impl Into<Message>,
+    ) -> impl Future<Output = Result<(), Closed>> {
+        let mut message = Some(message.into());
+        poll_fn(move |cx| {
+            ready!(self.poll_reply(cx, |output| {
+                if let Some(message) = message.take() {
+                    output.push_message(message);
+                }
+            }))?;
+            self.shared.peer.about.count_out(1);
+            Poll::Ready(Ok(()))
+        })
     }
 
     /// [`send`](Self::send) for text.
@@ -91,25 +129,67 @@ impl Connection {
     /// Queues text that is at hand as bytes, without a copy of its own. Whoever does so waits for
     /// [`room`](Self::room) before the next message.
     pub(crate) fn push_encoded(&mut self, text: &str) {
-        let mut io = self.shared.lock();
-        if io.reason().is_none() {
-            self.shared.peer.about.count_out(1);
-            io.wire().push_text(text);
+        let put = |output: &mut Output| output.push_text(text);
+        if self.with_output(put).is_none() {
+            let mut io = self.lock_away();
+            if io.reason().is_some() {
+                return;
+            }
+            put(io.wire().output());
         }
+        self.shared.peer.about.count_out(1);
     }
 
     /// Waits while too much of what was queued is unwritten; [`Closed`] once the connection is.
     pub(crate) async fn room(&mut self) -> Result<(), Closed> {
-        poll_fn(|cx| self.poll_room(cx)).await.map(drop)
+        poll_fn(|cx| self.poll_reply(cx, |_| ())).await
     }
 
-    /// Ready when there is room for one more reply, with where to put it.
+    /// Puts a reply behind what waits, once there is room.
     #[expect(clippy::inline_always, reason = "a call is a tenth of what a small reply costs here")]
     #[inline(always)]
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<MutexGuard<'_, Io>, Closed>> {
-        let mut io = self.shared.lock();
+    fn poll_reply(
+        &mut self,
+        cx: &Context<'_>,
+        mut put: impl FnMut(&mut Output),
+    ) -> Poll<Result<(), Closed>> {
+        let has_room = self.with_output(|output| {
+            let has_room = output.replies() <= HIGH_WATER;
+            if has_room {
+                put(output);
+            }
+            has_room
+        });
+        if has_room == Some(true) {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_reply_away(cx, &mut put)
+    }
+
+    #[cold]
+    fn poll_reply_away(
+        &mut self,
+        cx: &Context<'_>,
+        put: &mut dyn FnMut(&mut Output),
+    ) -> Poll<Result<(), Closed>> {
+        let mut io = self.lock_away();
         io.wake_task(cx);
-        io.poll_room(cx).map(|room| room.map(|()| io).map_err(|()| Closed))
+        io.poll_room(cx).map(|room| room.map(|()| put(io.wire().output())).map_err(|()| Closed))
+    }
+
+    /// The output, if it lies on the desk.
+    fn with_output<T>(&self, on_it: impl FnOnce(&mut Output) -> T) -> Option<T> {
+        let is_at_desk = self.ahead.as_ref().is_some_and(|ahead| ahead.is_at_desk);
+        if is_at_desk { desk::with_output(self.shared.peer.id, on_it) } else { None }
+    }
+
+    /// Takes the lock to write. This may be another thread than the one with the desk, whose output
+    /// must come first: nothing is added to that any more.
+    fn lock_away(&mut self) -> MutexGuard<'_, Io> {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.is_at_desk = false;
+        }
+        self.shared.lock()
     }
 
     /// Begins the closing handshake behind everything that is queued. Does nothing if it has
@@ -124,7 +204,8 @@ impl Connection {
     }
 
     pub(crate) fn end(&mut self, reason: CloseReason) {
-        self.shared.lock().begin_close(reason);
+        self.ahead = None;
+        self.lock_away().begin_close(reason);
     }
 
     /// Why the connection is closed or about to be; `None` while it is open.

@@ -155,7 +155,7 @@ impl Agreed {
     /// The 101 is the first thing in the output; it leaves with what the handler sends at once.
     fn open(self, socket: Socket, early: Vec<u8>, server: &Shared) -> (Opened, Admission) {
         let mut wire = Wire::new(socket, early, &server.config);
-        wire.push_with(|own| own.extend_from_slice(&self.response));
+        wire.output().push_with(|own| own.extend_from_slice(&self.response));
         let metrics = server.hub.metrics();
         metrics.opened.add(1);
         metrics.answered.add(101);

@@ -17,7 +17,7 @@ pub(crate) const READ_AHEAD: usize = 64 << 10;
 
 /// What tungstenite allocates for reading, and takes from us at a time. It clears as much before
 /// each take.
-const CHUNK: usize = 1 << 10;
+const CHUNK: usize = 2 << 10;
 
 /// A protocol object that has waited for more of a frame than this is not lent again: tungstenite
 /// never gives its buffer back.

@@ -61,27 +61,35 @@ impl FrameWatch {
         while !bytes.is_empty() && self.violation.is_none() {
             let passed = if self.payload_left > 0 {
                 self.pass_payload(bytes.len())
-            } else if let Some(length) = self.short_message(bytes) {
-                self.pass_short_message(length)
             } else {
-                self.pass_header(bytes)
+                match self.pass_short_messages(bytes) {
+                    0 => self.pass_header(bytes),
+                    passed => passed,
+                }
             };
             bytes = &bytes[passed..];
         }
         (all - bytes.len()).saturating_sub(usize::from(self.violation.is_some()))
     }
 
-    /// The payload's length, if `bytes` begin with all of a short message in one frame, as nearly
-    /// all do: there is nothing in its header to judge.
-    fn short_message(&self, bytes: &[u8]) -> Option<usize> {
-        let [FINAL_TEXT | FINAL_BINARY, second @ MASKED..=LONGEST_SHORT, ..] = *bytes else {
-            return None;
-        };
-        let length = usize::from(second & !MASKED);
-        let is_whole = SHORT_HEADER + length <= bytes.len();
-        let is_first = self.header_length == 0 && !self.mid_message;
-        let is_allowed = length as u64 <= self.max_message_size && self.max_fragments > 0;
-        (is_whole && is_first && is_allowed).then_some(length)
+    /// Passes all short messages in one frame that `bytes` begin with, as nearly all do: there is
+    /// nothing in their headers to judge. Returns their length.
+    fn pass_short_messages(&mut self, bytes: &[u8]) -> usize {
+        if self.header_length > 0 || self.mid_message || self.max_fragments == 0 {
+            return 0;
+        }
+        let (mut rest, mut messages) = (bytes, 0);
+        while let [FINAL_TEXT | FINAL_BINARY, second @ MASKED..=LONGEST_SHORT, ..] = *rest
+            && let payload = usize::from(second & !MASKED)
+            && payload as u64 <= self.max_message_size
+            && let Some(behind) = rest.get(SHORT_HEADER + payload..)
+        {
+            rest = behind;
+            messages += 1;
+        }
+        self.message = self.message.wrapping_add(messages);
+        self.unread += messages;
+        bytes.len() - rest.len()
     }
 
     /// Passes the header of a large message in one frame, if `bytes` begin with one that may come;
@@ -106,12 +114,6 @@ impl FrameWatch {
     /// All but so much of it has come.
     pub(crate) fn pass_large(&mut self, left: usize) {
         self.payload_left = left as u64;
-    }
-
-    fn pass_short_message(&mut self, length: usize) -> usize {
-        self.message = self.message.wrapping_add(1);
-        self.unread += 1;
-        SHORT_HEADER + length
     }
 
     fn pass_payload(&mut self, available: usize) -> usize {
@@ -197,6 +199,13 @@ impl FrameWatch {
         self.unread = self.unread.saturating_sub(1);
     }
 
+    /// Whether a message has passed to its end that was not read, and no control frame that was not:
+    /// it can be had without waiting for more.
+    pub(crate) fn holds_message(&self) -> bool {
+        let half = u32::from(self.payload_left > 0);
+        self.unread > half && self.control_frames == 0
+    }
+
     /// Whether all that has passed was read, too: nothing is left to be had of it.
     pub(crate) fn is_all_read(&self) -> bool {
         self.unread == 0 && self.is_between_messages() && self.violation.is_none()
@@ -252,6 +261,26 @@ mod tests {
             watch.advance(part);
             assert!(!watch.is_between_messages(), "{part:?}");
         }
+    }
+
+    #[test]
+    fn a_message_is_held_from_its_last_byte_on() {
+        let mut watch = FrameWatch::new(9, 1000);
+        let mut holds = |bytes: &[u8]| {
+            watch.advance(bytes);
+            let holds = watch.holds_message();
+            if holds {
+                watch.has_read_one();
+            }
+            holds
+        };
+        let whole = [0x81, 0x82, 0, 0, 0, 0, b'a', b'b'];
+        let (begun, rest) = whole.split_at(7);
+        assert!(!holds(begun));
+        assert!(holds(rest));
+        assert!(holds(&[&whole, begun].concat()));
+        assert!(!holds(&[]), "only begun");
+        assert!(!holds(&[b'b', 0x89, 0x80, 0, 0, 0, 0]), "a ping behind it");
     }
 
     #[test]

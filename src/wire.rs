@@ -4,6 +4,7 @@
 //! that we hand it and never sees the socket.
 
 use std::{
+    collections::VecDeque,
     io, mem,
     task::{Context, Poll, ready},
 };
@@ -16,7 +17,7 @@ use crate::{
     about::About,
     close::CloseReason,
     config::Config,
-    frame::{Delivery, Message, Opcode, push_frame},
+    frame::{Delivery, Message},
     inflow::Inflow,
     input::{Input, READ_AHEAD, give_scratch, take_scratch},
     output::Output,
@@ -38,11 +39,10 @@ pub(crate) struct Wire {
     read: usize,
 }
 
-/// What came in.
+/// A control frame that came in.
 #[derive(Debug)]
-pub(crate) enum Inbound {
-    Message(Message),
-    /// A ping, which is answered already.
+pub(crate) enum Control {
+    /// It is answered already.
     Ping,
     Pong,
     /// The peer's close frame, which is answered already.
@@ -60,16 +60,19 @@ impl Wire {
         Self { socket, input, output: None, inflow: Inflow::new(config), read: 0 }
     }
 
-    /// The next thing that the peer sent. Cancel safe: what was read stays here.
-    pub(crate) fn poll_next(
+    /// The next control frame that the peer sent, or `None` for a message, which is thrown away.
+    /// Cancel safe: what was read stays here.
+    pub(crate) fn poll_control(
         &mut self,
         cx: &mut Context<'_>,
         config: &Config,
         about: &About,
-    ) -> Poll<Result<Inbound, CloseReason>> {
+    ) -> Poll<Result<Option<Control>, CloseReason>> {
+        let mut messages = VecDeque::new();
         loop {
-            if let Some(inbound) = self.decode().transpose() {
-                return Poll::Ready(inbound);
+            let control = self.decode(&mut messages, 1)?;
+            if control.is_some() || !messages.is_empty() {
+                return Poll::Ready(Ok(control));
             }
             ready!(self.poll_read(cx, config, about))?;
         }
@@ -123,36 +126,53 @@ impl Wire {
         read
     }
 
-    /// The next thing in what was read already; `None` when more has to be read.
-    pub(crate) fn decode(&mut self) -> Result<Option<Inbound>, CloseReason> {
+    /// Decodes what was read already: a control frame, or up to `most` messages that tungstenite
+    /// holds one behind the other; neither when more has to be read. An error is one behind the
+    /// messages.
+    pub(crate) fn decode(
+        &mut self,
+        messages: &mut VecDeque<Message>,
+        most: usize,
+    ) -> Result<Option<Control>, CloseReason> {
         let Some(input) = &mut self.input else { return Ok(None) };
         if !input.is_ready(self.output.as_deref()) {
             return Ok(None);
         }
-        let (protocol, mut pipe) = input.split(&mut self.output);
-        let message = match protocol.read(&mut pipe) {
-            Ok(message) => message,
-            Err(error) => return verdict(error, input).map_or(Ok(None), Err),
-        };
-        input.has_decoded();
-        Ok(Some(match message {
-            tungstenite::Message::Text(text) => Inbound::Message(Message::Text(text)),
-            tungstenite::Message::Binary(bytes) => Inbound::Message(Message::Binary(bytes)),
+        loop {
+            let (protocol, mut pipe) = input.split(&mut self.output);
+            let message = match protocol.read(&mut pipe) {
+                Ok(message) => message,
+                Err(error) => return verdict(error, input).map_or(Ok(None), Err),
+            };
+            input.has_decoded();
+            messages.push_back(match message {
+                tungstenite::Message::Text(text) => Message::Text(text),
+                tungstenite::Message::Binary(bytes) => Message::Binary(bytes),
+                control => return Ok(Some(self.take_in(control))),
+            });
+            if messages.len() == most || !input.watch.holds_message() {
+                return Ok(None);
+            }
+        }
+    }
+
+    #[cold]
+    fn take_in(&mut self, control: tungstenite::Message) -> Control {
+        match control {
             tungstenite::Message::Close(frame) => {
                 self.answer();
-                Inbound::Close(frame)
+                Control::Close(frame)
             }
-            tungstenite::Message::Pong(_) => Inbound::Pong,
-            // A raw frame is only ever sent, never received.
-            tungstenite::Message::Ping(_) | tungstenite::Message::Frame(_) => {
+            tungstenite::Message::Pong(_) => Control::Pong,
+            // A raw frame is only ever sent, never received; a message is none of these.
+            _ => {
                 self.answer();
-                Inbound::Ping
+                Control::Ping
             }
-        }))
+        }
     }
 
     /// Puts tungstenite's answer to a ping or a close frame into the output.
-    #[cold]
     fn answer(&mut self) {
         if let Some(input) = &mut self.input {
             let (protocol, mut pipe) = input.split(&mut self.output);
@@ -173,22 +193,7 @@ impl Wire {
     /// Puts a ping behind what waits.
     pub(crate) fn ping(&mut self) {
         const EMPTY_PING: [u8; 2] = [0x89, 0];
-        self.push_with(|own| own.extend_from_slice(&EMPTY_PING));
-    }
-
-    /// Puts a message behind what waits.
-    pub(crate) fn push_message(&mut self, message: Message) {
-        self.output().push_message(message);
-    }
-
-    /// Puts a text behind what waits.
-    pub(crate) fn push_text(&mut self, text: &str) {
-        self.push_with(|own| push_frame(own, Opcode::Text, text.as_bytes()));
-    }
-
-    /// Puts frames that `write` encodes behind what waits.
-    pub(crate) fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        self.output().push_with(write);
+        self.output().push_with(|own| own.extend_from_slice(&EMPTY_PING));
     }
 
     /// Puts a delivery behind what waits.
@@ -305,7 +310,27 @@ impl Wire {
         self.socket.reset_on_close();
     }
 
-    fn output(&mut self) -> &mut Output {
+    /// Lends what waits to be written.
+    #[expect(clippy::unnecessary_box_returns, reason = "the box is what is lent")]
+    pub(crate) fn lend_output(&mut self) -> Box<Output> {
+        self.output.take().unwrap_or_else(Output::lend)
+    }
+
+    /// Takes it back. What has come to wait since then stands behind it.
+    pub(crate) fn take_back_output(&mut self, mut output: Box<Output>) {
+        if let Some(mut later) = self.output.take() {
+            output.append(&mut later);
+            later.give_back();
+        }
+        if output.is_lendable() {
+            output.give_back();
+        } else {
+            self.output = Some(output);
+        }
+    }
+
+    /// What is put there is written behind what waits.
+    pub(crate) fn output(&mut self) -> &mut Output {
         self.output.get_or_insert_with(Output::lend)
     }
 }

@@ -60,7 +60,7 @@ mod tests {
     /// Every connection has one of these.
     #[test]
     fn the_futures_of_idle_handlers_stay_small() {
-        assert!(future_size(plain::echo) <= 240, "{} bytes", future_size(plain::echo));
+        assert!(future_size(plain::echo) <= 200, "{} bytes", future_size(plain::echo));
         assert!(future_size(user::serve) <= 280, "{} bytes", future_size(user::serve));
     }
 

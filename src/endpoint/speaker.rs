@@ -31,23 +31,23 @@ use crate::{
 const MAX_REFUSED_JOINS: u32 = 128;
 
 /// Runs one connection to its end.
-pub(super) async fn json(mut connection: Connection, member: &Member) -> Result<(), Closed> {
+pub(super) async fn json(connection: &mut Connection, member: &Member) -> Result<(), Closed> {
     connection.push_encoded(&protocol::connected(&connection.id().to_string(), member.user()));
     let mut speaker = Speaker::new(member);
     loop {
         // What a message needs is gone before anything is waited for: this future stays small.
         while let Some(message) = connection.try_recv() {
-            speaker.hear(message, &mut connection);
-            room(&mut speaker, &mut connection).await?;
+            speaker.hear(message, connection);
+            room(&mut speaker, connection).await?;
         }
         speaker.publish();
         if let Some(unsettled) = speaker.unsettled.take() {
             // Boxed: it is seldom there.
-            unsettled.settle(&mut connection).boxed().await;
+            unsettled.settle(connection).boxed().await;
         }
         let message = connection.recv().await.ok_or(Closed)?;
-        speaker.hear(message, &mut connection);
-        room(&mut speaker, &mut connection).await?;
+        speaker.hear(message, connection);
+        room(&mut speaker, connection).await?;
     }
 }
 

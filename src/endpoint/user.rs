@@ -47,15 +47,15 @@ pub(super) async fn serve(mut connection: Connection, params: Params) {
     drop(params);
     let Some(member) = connection.take_member() else { return };
     match member.form() {
-        Form::Bare => simple(connection, &member).await,
+        Form::Bare => simple(&mut connection, &member).await,
         // To be closed is what both come to; the reason is with the connection.
-        Form::Envelope => drop(speaker::json(connection, &member).await),
+        Form::Envelope => drop(speaker::json(&mut connection, &member).await),
     }
 }
 
 /// A simple client: what it sends are `message` events for the event handler.
 #[cfg(feature = "control")]
-async fn simple(mut connection: Connection, member: &Member) {
+async fn simple(connection: &mut Connection, member: &Member) {
     while let Some(message) = connection.recv().await {
         let data_type = match &message {
             Message::Text(_) => DataType::Text,
@@ -75,7 +75,7 @@ async fn simple(mut connection: Connection, member: &Member) {
 
 /// A simple client: what it sends is for an event handler, and there is none.
 #[cfg(not(feature = "control"))]
-async fn simple(mut connection: Connection, member: &Member) {
+async fn simple(connection: &mut Connection, member: &Member) {
     while connection.recv().await.is_some() {
         member.hub().metrics().unheard.add(1);
     }

@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Io, Phase};
-use crate::{close::CloseReason, frame::Form, protocol, wire::Inbound};
+use crate::{close::CloseReason, frame::Form, protocol, wire::Control};
 
 /// What is read and thrown away after our close frame, before the connection is reset.
 const MAX_DISCARDED: usize = 64 << 10;
@@ -30,7 +30,7 @@ impl Io {
                     self.registration.metrics().dropped.add(self.wire.drop_deliveries());
                 }
                 if self.registration.peer.form == Form::Envelope {
-                    self.wire.push_text(&protocol::disconnected(&ours.text()));
+                    self.wire.output().push_text(&protocol::disconnected(&ours.text()));
                 }
                 self.wire.close(ours.code(), &ours.text(), &self.config);
                 if ours.ends_reading() { Phase::Finishing } else { Phase::AwaitingClose }
@@ -58,7 +58,7 @@ impl Io {
 
     /// Reads up to the peer's close frame; says whether that got any further.
     pub(super) fn poll_peer_close(&mut self, cx: &mut Context<'_>) -> bool {
-        let next = self.wire.poll_next(cx, &self.config, &self.registration.peer.about);
+        let next = self.wire.poll_control(cx, &self.config, &self.registration.peer.about);
         let read = self.wire.take_read();
         self.discard(read);
         if self.phase == Phase::Over {
@@ -66,9 +66,9 @@ impl Io {
         }
         match next {
             Poll::Pending => return false,
-            Poll::Ready(Ok(Inbound::Message(_) | Inbound::Ping | Inbound::Pong)) => {}
+            Poll::Ready(Ok(None | Some(Control::Ping | Control::Pong))) => {}
             Poll::Ready(Err(CloseReason::Lost(_))) => self.phase = Phase::Over,
-            Poll::Ready(Ok(Inbound::Close(_)) | Err(_)) => self.phase = Phase::Finishing,
+            Poll::Ready(Ok(Some(Control::Close(_))) | Err(_)) => self.phase = Phase::Finishing,
         }
         true
     }

@@ -5,8 +5,10 @@
 //! to a batch of messages leave in one system call, and pings, deliveries and the closing handshake
 //! go on while a handler waits for something else.
 
+mod ahead;
 mod closing;
 mod deadlines;
+pub(crate) mod desk;
 mod reading;
 mod summons;
 
@@ -25,6 +27,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+pub(crate) use self::ahead::Ahead;
 use self::summons::Summons;
 #[cfg(feature = "control")]
 use crate::events::Line;
@@ -41,7 +44,7 @@ use crate::{
 
 /// With more than this of its own replies unwritten, a handler waits before it reads or sends
 /// on: a peer that does not read its replies is not read from either.
-const HIGH_WATER: usize = 64 << 10;
+pub(crate) const HIGH_WATER: usize = 64 << 10;
 
 /// What a connection's task and the handle that its handler holds share: one allocation.
 pub(crate) struct Shared {
@@ -54,8 +57,18 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// A poisoned lock is as good as any: what a panic leaves behind is a connection to be closed.
+    /// Brings back what the handler was lent, if it is polled here.
+    #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, Io> {
+        let mut io = self.lock_alone();
+        if let Some(output) = desk::take(self.peer.id) {
+            io.wire.take_back_output(output);
+        }
+        io
+    }
+
+    /// A poisoned lock is as good as any: what a panic leaves behind is a connection to be closed.
+    fn lock_alone(&self) -> MutexGuard<'_, Io> {
         self.io.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -153,14 +166,21 @@ impl Running {
             self.shared.lock().task = Some(summons.waker());
             summons
         });
-        if let Some(handler) = &mut self.handler
-            && self.shared.peer.take_summons()
-            && let Poll::Ready(end) = poll_handler(handler, &summons.waker())
-        {
-            self.handler = None;
-            self.shared.lock().handler_ended(end);
+        let peer = &self.shared.peer;
+        let summoned = self.handler.as_mut().filter(|_| peer.take_summons());
+        let polled =
+            summoned.map(|handler| desk::seat(peer.id, || poll_handler(handler, &summons.waker())));
+        let mut io = self.shared.lock_alone();
+        if let Some((handler, left)) = polled {
+            if let Some(output) = left {
+                io.wire.take_back_output(output);
+            }
+            if let Poll::Ready(end) = handler {
+                self.handler = None;
+                io.handler_ended(end);
+            }
         }
-        let connection = self.shared.lock().poll_drive(cx, timer);
+        let connection = io.poll_drive(cx, timer);
         if self.handler.is_some() { Poll::Pending } else { connection }
     }
 

@@ -2,16 +2,16 @@
 
 use std::task::{Context, Poll};
 
-use super::{HIGH_WATER, Io, Phase};
-use crate::{close::CloseReason, frame::Message, wire::Inbound};
+use super::{Ahead, HIGH_WATER, Io, Phase, ahead::MOST};
+use crate::{close::CloseReason, wire::Control};
 
 impl Io {
-    /// The next message, or `None` once the connection is closing.
-    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+    /// Ready once there are messages, or the connection is closing.
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>, ahead: &mut Ahead) -> Poll<()> {
         loop {
-            let message = self.try_recv();
-            if message.is_some() || self.phase != Phase::Open {
-                return Poll::Ready(message);
+            self.try_recv(ahead);
+            if !ahead.messages.is_empty() || self.phase != Phase::Open {
+                return Poll::Ready(());
             }
             if self.poll_read(cx).is_pending() {
                 return self.wait(cx);
@@ -19,23 +19,23 @@ impl Io {
         }
     }
 
-    /// A message that has been read already.
-    #[expect(clippy::inline_always, reason = "a call copies the message once more")]
-    #[inline(always)]
-    pub(crate) fn try_recv(&mut self) -> Option<Message> {
+    /// Decodes messages of what has been read already. Those that came before are answered.
+    pub(crate) fn try_recv(&mut self, ahead: &mut Ahead) {
+        if let Some(reason) = ahead.then.take() {
+            self.begin_close(reason);
+        }
+        let most = if self.config.messages_per_second > 0 { 1 } else { MOST };
         while self.phase == Phase::Open && self.wire.replies() <= HIGH_WATER {
-            match self.wire.decode() {
-                Ok(Some(Inbound::Message(message))) => {
-                    if self.is_within_rate() {
-                        return Some(message);
-                    }
-                }
+            match self.wire.decode(&mut ahead.messages, most) {
+                Ok(None) => return self.count_in(ahead),
                 Ok(Some(control)) => self.take_in(control),
-                Ok(None) => return None,
-                Err(reason) => self.begin_close(reason),
+                Err(reason) if ahead.messages.is_empty() => self.begin_close(reason),
+                Err(reason) => {
+                    ahead.then = Some(reason);
+                    return self.count_in(ahead);
+                }
             }
         }
-        None
     }
 
     /// Reads what has come, unless too much of what it was answered with is unwritten.
@@ -62,33 +62,35 @@ impl Io {
     }
 
     #[cold]
-    fn take_in(&mut self, control: Inbound) {
+    fn take_in(&mut self, control: Control) {
         self.limit_control_frames();
         match control {
-            Inbound::Close(frame) => {
+            Control::Close(frame) => {
                 let frame =
                     frame.map(|frame| (frame.code.into(), frame.reason.as_str().to_owned()));
                 let (code, reason) = frame.unwrap_or((1005, String::new()));
                 self.begin_close(CloseReason::Peer { code, reason });
             }
-            Inbound::Pong => {
+            Control::Pong => {
                 if let Some(at) = self.pinged_at.take() {
                     self.registration.peer.about.set_round_trip(at.elapsed());
                 }
             }
-            Inbound::Ping | Inbound::Message(_) => {}
+            Control::Ping => {}
         }
     }
 
-    /// Counts one message; closes the connection if that is one too many.
-    fn is_within_rate(&mut self) -> bool {
-        self.registration.peer.about.count_in();
+    /// Counts messages; closes the connection if that is one too many.
+    fn count_in(&mut self, ahead: &mut Ahead) {
+        if ahead.is_empty() {
+            return;
+        }
+        self.registration.peer.about.count_in(ahead.messages.len());
         let rate = self.config.messages_per_second;
-        let within = rate == 0 || self.messages.take(1, rate, rate);
-        if !within {
+        if rate > 0 && !self.messages.take(1, rate, rate) {
+            ahead.messages.clear();
             self.begin_close(CloseReason::Policy("too many messages"));
         }
-        within
     }
 
     /// A message that has begun counts against the budget of the process until it is whole.

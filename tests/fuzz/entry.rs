@@ -2,6 +2,7 @@
 //! `cargo fuzz` and for tests, which run every seed once.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     sync::LazyLock,
     task::{Context, Poll, Waker},
@@ -27,7 +28,7 @@ use crate::{
     protocol::{self, Action, Batch, ClientFrame, ErrorName, Payload, Source},
     route::{Match, Params, Pattern},
     socket::Socket,
-    wire::{Inbound, Wire},
+    wire::{Control, Wire},
 };
 
 /// Splits the input: its first byte says how the rest is cut.
@@ -255,29 +256,36 @@ fn hear(wire: &mut Wire, config: &Config, park: bool, heard: &mut Vec<Heard>) ->
     let mut context = Context::from_waker(Waker::noop());
     let about = About::new(Origin::default());
     loop {
-        let polled = wire.poll_next(&mut context, config, &about);
+        let mut messages = VecDeque::new();
+        let mut decoded = wire.decode(&mut messages, usize::MAX);
+        if matches!(decoded, Ok(None)) && messages.is_empty() {
+            match wire.poll_read(&mut context, config, &about) {
+                Poll::Pending => {
+                    wire.park();
+                    return false;
+                }
+                Poll::Ready(read) => decoded = read.map(|()| None),
+            }
+        }
         if park {
             wire.park();
         }
-        let entry = match polled {
-            Poll::Pending => return false,
-            Poll::Ready(Ok(Inbound::Message(message))) => match message.as_text() {
-                Some(text) => Heard::Text(text.to_owned()),
-                None => Heard::Binary(message.as_bytes().to_vec()),
-            },
-            Poll::Ready(Ok(Inbound::Ping | Inbound::Pong)) => Heard::Control,
-            Poll::Ready(Ok(Inbound::Close(frame))) => {
-                Heard::Close(frame.map(|frame| frame.code.into()))
+        heard.extend(messages.iter().map(|message| match message.as_text() {
+            Some(text) => Heard::Text(text.to_owned()),
+            None => Heard::Binary(message.as_bytes().to_vec()),
+        }));
+        match decoded {
+            Ok(None) => {}
+            Ok(Some(Control::Ping | Control::Pong)) => heard.push(Heard::Control),
+            Ok(Some(Control::Close(frame))) => {
+                heard.push(Heard::Close(frame.map(|frame| frame.code.into())));
+                return true;
             }
-            Poll::Ready(Err(reason)) => {
+            Err(reason) => {
                 check_reason(&reason);
-                Heard::End(reason.code())
+                heard.push(Heard::End(reason.code()));
+                return true;
             }
-        };
-        let over = matches!(entry, Heard::Close(_) | Heard::End(_));
-        heard.push(entry);
-        if over {
-            return true;
         }
     }
 }

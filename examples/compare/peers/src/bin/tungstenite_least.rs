@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 const SCRATCH: usize = 64 * 1024;
 
 /// What tungstenite takes at a time.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 2048;
 
 /// Payloads from this size on are written where they are.
 const BY_REFERENCE: usize = 4 * 1024;

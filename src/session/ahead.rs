@@ -1,0 +1,51 @@
+//! Messages that are decoded before the handler asks for them.
+
+use std::{cell::RefCell, collections::VecDeque};
+
+use crate::{close::CloseReason, frame::Message};
+
+/// The most that are: a handler that waits with them keeps two and a half KiB for it, and what
+/// they share.
+pub(super) const MOST: usize = 64;
+
+/// What a handler is given next. All that tungstenite holds whole is decoded under one hold of the
+/// connection's lock.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    pub(super) messages: VecDeque<Message>,
+    /// Why the connection is to be closed, once all of them are answered.
+    pub(super) then: Option<CloseReason>,
+    /// The output was lent with them, and nothing was written beside the [desk](super::desk) since.
+    pub(crate) is_at_desk: bool,
+}
+
+thread_local! {
+    static LENT: RefCell<Option<Box<Ahead>>> = const { RefCell::new(None) };
+}
+
+impl Ahead {
+    /// Takes this thread's, or a new one if another connection keeps it.
+    #[expect(clippy::unnecessary_box_returns, reason = "the box is what is lent")]
+    pub(crate) fn lend() -> Box<Self> {
+        LENT.with_borrow_mut(Option::take).unwrap_or_default()
+    }
+
+    /// The next message.
+    pub(crate) fn next(&mut self) -> Option<Message> {
+        self.messages.pop_front()
+    }
+
+    /// Whether there is nothing to answer.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Keeps what there is; if nothing is, it goes back to the thread.
+    pub(crate) fn keep(self: Box<Self>) -> Option<Box<Self>> {
+        if !self.is_empty() || self.then.is_some() {
+            return Some(self);
+        }
+        LENT.with_borrow_mut(|slot| *slot = Some(self));
+        None
+    }
+}

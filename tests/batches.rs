@@ -1,0 +1,136 @@
+//! Messages that came in one write, and a handler that answers them one by one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
+
+mod support;
+
+use std::{future::Future, sync::Arc, thread};
+
+use hubnerite::{Closed, Config, Connection, Params, Server};
+use support::{ClientFrame, RawClient, ServerFrame, TestServer};
+use tokio::{runtime::Builder, sync::Notify};
+
+fn texts<const N: usize>(texts: [&str; N]) -> [ClientFrame; N] {
+    texts.map(ClientFrame::text)
+}
+
+async fn expect_texts(client: &mut RawClient, texts: &[&str]) {
+    for text in texts {
+        client.expect_text(text).await;
+    }
+}
+
+/// Sends the next message back.
+async fn echo_one(connection: &mut Connection) -> Result<(), Closed> {
+    let message = connection.recv().await.ok_or(Closed)?;
+    connection.send(message).await
+}
+
+/// Runs it in another thread; this one waits for it.
+fn elsewhere<T: Send>(future: impl Future<Output = T> + Send) -> T {
+    let run = || Builder::new_current_thread().build().unwrap().block_on(future);
+    thread::scope(|scope| scope.spawn(run).join().unwrap())
+}
+
+/// So much text is not copied to other replies.
+const LARGE: usize = 4 << 10;
+
+/// Replies stay in order, whichever thread they are sent from, and whether the handler waits
+/// between them or not.
+#[tokio::test]
+async fn a_handler_may_block_its_thread_until_another_has_answered() {
+    async fn handler(mut connection: Connection, _: Params) -> Result<(), Closed> {
+        echo_one(&mut connection).await?;
+        elsewhere(echo_one(&mut connection))?;
+        echo_one(&mut connection).await?;
+        elsewhere(connection.send_text("more".repeat(LARGE)))?;
+        connection.send_text("and more").await?;
+        echo_one(&mut connection).await?;
+        elsewhere(async { connection.close(4000, "over") });
+        assert_eq!(connection.send_text("too late").await, Err(Closed));
+        Ok(())
+    }
+    let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
+    let mut client = server.open("/").await;
+    client.send_all(texts(["1", "2", "3", "4", "5"])).await;
+    expect_texts(&mut client, &["1", "2", "3", &"more".repeat(LARGE), "and more", "4"]).await;
+    assert_eq!(client.expect_close().await, (4000, "over".to_owned()));
+    client.finish_close().await;
+    drop(client);
+    assert_eq!(server.hub.metrics().handler_failures.get(), 0);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_reply_leaves_while_the_handler_waits_with_the_next_message_at_hand() {
+    let go_on = Arc::new(Notify::new());
+    let waited_for = Arc::clone(&go_on);
+    let handler = move |mut connection: Connection, _: Params| {
+        let go_on = Arc::clone(&waited_for);
+        async move {
+            while echo_one(&mut connection).await.is_ok() {
+                go_on.notified().await;
+            }
+        }
+    };
+    let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
+    let mut client = server.open("/").await;
+    client.send_all(texts(["1", "2", "3"])).await;
+    for text in ["1", "2", "3"] {
+        client.expect_text(text).await;
+        go_on.notify_one();
+    }
+    drop(client);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_closes_is_given_no_more() {
+    async fn handler(mut connection: Connection, _: Params) {
+        let message = connection.recv().await.unwrap();
+        connection.send(message).await.unwrap();
+        connection.close(4000, "enough");
+        assert_eq!(connection.try_recv(), None);
+        assert_eq!(connection.recv().await, None);
+    }
+    let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
+    let mut client = server.open("/").await;
+    client.send_all(texts(["1", "2", "3"])).await;
+    client.expect_text("1").await;
+    assert_eq!(client.expect_close().await, (4000, "enough".to_owned()));
+    client.finish_close().await;
+    drop(client);
+    assert_eq!(server.hub.metrics().handler_failures.get(), 0);
+    server.stop().await;
+}
+
+/// Those that come before what ends the connection are answered, whatever that is.
+#[tokio::test]
+async fn what_came_before_the_end_is_answered() {
+    let server = TestServer::start_with(Config::default(), Server::daemon_routes).await;
+    for (last, code) in [
+        (ClientFrame::text([0xff]), 1007),
+        (ClientFrame::text("x").unmasked(), 1002),
+        (ClientFrame::close(4321, ""), 4321),
+    ] {
+        let mut client = server.open("/echo").await;
+        let [one, two, three] = texts(["1", "2", "3"]);
+        client.send_all([one, two, three, last]).await;
+        expect_texts(&mut client, &["1", "2", "3"]).await;
+        assert_eq!(client.expect_close().await.0, code);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_ping_between_messages_is_answered_in_its_place() {
+    let server = TestServer::start_with(Config::default(), Server::daemon_routes).await;
+    let mut client = server.open("/echo").await;
+    let [one, two, three] = texts(["1", "2", "3"]);
+    client.send_all([one, two, ClientFrame::ping("p"), three]).await;
+    expect_texts(&mut client, &["1", "2"]).await;
+    assert_eq!(client.read_frame().await, ServerFrame::pong("p"));
+    client.expect_text("3").await;
+    drop(client);
+    server.stop().await;
+}
