@@ -12,8 +12,8 @@ use std::{
 
 /// Since when a connection is there, where from, and what has passed through it.
 ///
-/// The connection's own task is the only one that counts here, so a count is a plain store and
-/// never waits for another core.
+/// Only who has the connection's lock counts here, or its handler while its task waits for that: so
+/// a count is a plain store and never waits for another core.
 #[derive(Debug)]
 pub(crate) struct About {
     messages_in: AtomicU64,

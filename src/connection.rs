@@ -3,7 +3,7 @@
 use std::{
     fmt,
     future::{Future, poll_fn},
-    sync::{Arc, MutexGuard},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,6 +12,7 @@ use bytes::Bytes;
 #[cfg(feature = "control")]
 use crate::events::Line;
 use crate::{
+    about::About,
     auth::Identity,
     close::{CloseReason, is_sendable},
     frame::{Form, Item, Message, Publication, Utf8Bytes},
@@ -52,40 +53,49 @@ impl Connection {
     /// Pings are answered and pongs are taken in on the way. Cancel safe: a call that is dropped
     /// has lost nothing.
     pub fn recv(&mut self) -> impl Future<Output = Option<Message>> {
-        poll_fn(|cx| {
-            let next = self.next_ahead();
-            if next.is_some() {
-                return Poll::Ready(next);
-            }
-            ready!(self.decode(|io, ahead| io.poll_recv(cx, ahead)));
-            Poll::Ready(self.next_ahead())
+        poll_fn(|cx| match self.next_ahead() {
+            None => self.poll_fetch(cx),
+            next => Poll::Ready(next),
         })
+    }
+
+    /// Apart, so that the way of a message that is at hand is short.
+    #[inline(never)]
+    fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        ready!(self.fetch(|io, ahead| io.poll_recv(cx, ahead)));
+        Poll::Ready(self.next_ahead())
     }
 
     /// A message that has come already, if there is one: `None` says that [`recv`](Self::recv)
     /// would have to look at the socket. Lets a handler do something once for a whole batch.
     pub fn try_recv(&mut self) -> Option<Message> {
         self.next_ahead().or_else(|| {
-            self.decode(Io::try_recv);
+            self.fetch(Io::try_recv);
             self.next_ahead()
         })
     }
 
     fn next_ahead(&mut self) -> Option<Message> {
-        self.ahead.as_mut()?.next()
+        let ahead = self.ahead.as_mut()?;
+        if self.shared.peer.is_closing() { self.forget_ahead() } else { ahead.next() }
+    }
+
+    #[cold]
+    fn forget_ahead(&mut self) -> Option<Message> {
+        self.ahead = None;
+        None
     }
 
     /// Takes the lock for the next messages, and has the output lent for what they are answered
-    /// with. Apart, so that the way of a message that is at hand is short.
-    #[inline(never)]
-    fn decode<T>(&mut self, decode: impl FnOnce(&mut Io, &mut Ahead) -> T) -> T {
+    /// with.
+    fn fetch<T>(&mut self, messages: impl FnOnce(&mut Io, &mut Ahead) -> T) -> T {
         let mut io = self.shared.lock();
         let mut ahead = self.ahead.take().unwrap_or_else(Ahead::lend);
-        let decoded = decode(&mut io, &mut ahead);
+        let fetched = messages(&mut io, &mut ahead);
         let lend = || io.wire().lend_output();
         ahead.is_at_desk = !ahead.is_empty() && desk::lend(self.shared.peer.id, lend);
         self.ahead = ahead.keep();
-        decoded
+        fetched
     }
 
     /// Queues a message; it is written when the handler waits next. Waits itself only while more
@@ -100,13 +110,12 @@ impl Connection {
     ) -> impl Future<Output = Result<(), Closed>> {
         let mut message = Some(message.into());
         poll_fn(move |cx| {
-            ready!(self.poll_reply(cx, |output| {
+            self.poll_reply(cx, |output, about| {
                 if let Some(message) = message.take() {
+                    about.count_out(1);
                     output.push_message(message);
                 }
-            }))?;
-            self.shared.peer.about.count_out(1);
-            Poll::Ready(Ok(()))
+            })
         })
     }
 
@@ -129,20 +138,22 @@ impl Connection {
     /// Queues text that is at hand as bytes, without a copy of its own. Whoever does so waits for
     /// [`room`](Self::room) before the next message.
     pub(crate) fn push_encoded(&mut self, text: &str) {
-        let put = |output: &mut Output| output.push_text(text);
+        let put = |output: &mut Output, about: &About| {
+            about.count_out(1);
+            output.push_text(text);
+        };
         if self.with_output(put).is_none() {
-            let mut io = self.lock_away();
-            if io.reason().is_some() {
-                return;
+            self.leave_desk();
+            let mut io = self.shared.lock();
+            if io.reason().is_none() {
+                put(io.wire().output(), &self.shared.peer.about);
             }
-            put(io.wire().output());
         }
-        self.shared.peer.about.count_out(1);
     }
 
     /// Waits while too much of what was queued is unwritten; [`Closed`] once the connection is.
     pub(crate) async fn room(&mut self) -> Result<(), Closed> {
-        poll_fn(|cx| self.poll_reply(cx, |_| ())).await
+        poll_fn(|cx| self.poll_reply(cx, |_, _| ())).await
     }
 
     /// Puts a reply behind what waits, once there is room.
@@ -151,45 +162,52 @@ impl Connection {
     fn poll_reply(
         &mut self,
         cx: &Context<'_>,
-        mut put: impl FnMut(&mut Output),
+        mut put: impl FnMut(&mut Output, &About),
     ) -> Poll<Result<(), Closed>> {
-        let has_room = self.with_output(|output| {
+        let has_room = self.with_output(|output, about| {
             let has_room = output.replies() <= HIGH_WATER;
             if has_room {
-                put(output);
+                put(output, about);
             }
             has_room
         });
         if has_room == Some(true) {
             return Poll::Ready(Ok(()));
         }
+        self.leave_desk();
         self.poll_reply_away(cx, &mut put)
     }
 
     #[cold]
     fn poll_reply_away(
-        &mut self,
+        &self,
         cx: &Context<'_>,
-        put: &mut dyn FnMut(&mut Output),
+        put: &mut dyn FnMut(&mut Output, &About),
     ) -> Poll<Result<(), Closed>> {
-        let mut io = self.lock_away();
+        let mut io = self.shared.lock();
         io.wake_task(cx);
-        io.poll_room(cx).map(|room| room.map(|()| put(io.wire().output())).map_err(|()| Closed))
+        let room = ready!(io.poll_room(cx));
+        if room.is_ok() {
+            put(io.wire().output(), &self.shared.peer.about);
+        }
+        Poll::Ready(room.map_err(|()| Closed))
     }
 
     /// The output, if it lies on the desk.
-    fn with_output<T>(&self, on_it: impl FnOnce(&mut Output) -> T) -> Option<T> {
+    fn with_output<T>(&self, on_it: impl FnOnce(&mut Output, &About) -> T) -> Option<T> {
+        let peer = &self.shared.peer;
         let is_at_desk = self.ahead.as_ref().is_some_and(|ahead| ahead.is_at_desk);
-        if is_at_desk { desk::with_output(self.shared.peer.id, on_it) } else { None }
+        let on_it = |output: &mut Output| on_it(output, &peer.about);
+        if is_at_desk { desk::with_output(peer.id, on_it) } else { None }
     }
 
-    /// Takes the lock to write. This may be another thread than the one with the desk, whose output
-    /// must come first: nothing is added to that any more.
-    fn lock_away(&mut self) -> MutexGuard<'_, Io> {
-        if let Some(ahead) = &mut self.ahead {
+    /// Before something is written under the lock. This may be another thread than the one with the
+    /// desk: what lies there is written first, and nothing is added to it any more.
+    fn leave_desk(&mut self) {
+        if let Some(mut ahead) = self.ahead.take() {
             ahead.is_at_desk = false;
+            self.ahead = ahead.keep();
         }
-        self.shared.lock()
     }
 
     /// Begins the closing handshake behind everything that is queued. Does nothing if it has
@@ -205,7 +223,7 @@ impl Connection {
 
     pub(crate) fn end(&mut self, reason: CloseReason) {
         self.ahead = None;
-        self.lock_away().begin_close(reason);
+        self.shared.lock().begin_close(reason);
     }
 
     /// Why the connection is closed or about to be; `None` while it is open.

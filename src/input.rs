@@ -9,7 +9,9 @@ use std::{cell::RefCell, mem};
 use bytes::buf::Limit;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 
-use crate::{config::Config, large::Large, output::Output, pipe::Pipe, watch::FrameWatch};
+use crate::{
+    close::CloseReason, config::Config, large::Large, output::Output, pipe::Pipe, watch::FrameWatch,
+};
 
 /// What one read of a socket may bring of what is not a large message's: a handler may leave that
 /// undecoded for as long as it likes.
@@ -34,6 +36,8 @@ pub(crate) struct Input {
     large: Option<Large>,
     /// What decodes a large message that is whole.
     whole: Option<WebSocketContext>,
+    /// Why the connection is to be closed, once the messages in front of that are answered.
+    verdict: Option<Box<CloseReason>>,
     /// tungstenite has asked for more than there is: it holds no whole frame of its own either.
     drained: bool,
     /// The most of a frame that tungstenite has waited for.
@@ -66,6 +70,7 @@ impl Input {
                 start: 0,
                 large: None,
                 whole: None,
+                verdict: None,
                 drained: true,
                 awaited: 0,
             })
@@ -143,6 +148,17 @@ impl Input {
         self.watch.has_read_one();
     }
 
+    /// Keeps for later what is wrong behind the messages that were decoded.
+    #[cold]
+    pub(crate) fn put_off(&mut self, verdict: CloseReason) {
+        self.verdict = Some(Box::new(verdict));
+    }
+
+    /// Takes that out again.
+    pub(crate) fn take_verdict(&mut self) -> Option<CloseReason> {
+        self.verdict.take().map(|verdict| *verdict)
+    }
+
     /// What comes next is for the connection's own protocol object again.
     pub(crate) fn forget_whole(&mut self) {
         self.whole = None;
@@ -159,6 +175,7 @@ impl Input {
     pub(crate) fn is_between_messages(&self) -> bool {
         self.drained
             && self.large.is_none()
+            && self.verdict.is_none()
             && self.watch.is_between_messages()
             && self.protocol.can_write()
     }

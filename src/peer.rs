@@ -129,6 +129,8 @@ pub(crate) struct Peer {
     /// What a message takes that is half read from this connection.
     held: AtomicUsize,
     evicted: AtomicBool,
+    /// Its handler is given no more messages.
+    is_closing: AtomicBool,
     /// Whether its handler was woken. It stands here because a delivery looks at the rest of this.
     handler_is_due: AtomicBool,
     /// The rights of now, once they are others than those of the identity. Few ever are.
@@ -155,7 +157,7 @@ impl Peer {
         identity: Arc<Identity>,
         origin: Origin,
     ) -> Arc<Self> {
-        let (queue, queued, held, evicted, rights) = Default::default();
+        let (queue, queued, held, evicted, is_closing, rights) = Default::default();
         let (about, handler_is_due) = (About::new(origin), AtomicBool::new(true));
         let peer = Self {
             id,
@@ -166,6 +168,7 @@ impl Peer {
             queued,
             held,
             evicted,
+            is_closing,
             handler_is_due,
             rights,
         };
@@ -192,6 +195,16 @@ impl Peer {
     /// Whether it is asked to close already; what waits for it is about to be thrown away.
     pub(crate) fn is_evicted(&self) -> bool {
         self.evicted.load(Relaxed)
+    }
+
+    /// Takes note that the connection begins to close.
+    pub(crate) fn set_closing(&self) {
+        self.is_closing.store(true, Relaxed);
+    }
+
+    /// Whether it has begun to, as a glance without its lock can tell.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing.load(Relaxed)
     }
 
     /// Bytes that wait for this connection.

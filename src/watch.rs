@@ -32,8 +32,10 @@ pub(crate) struct FrameWatch {
     message_size: u64,
     message: u32,
     control_frames: u32,
-    /// Messages and control frames that have passed and have not been read.
+    /// Messages and control frames whose last header has passed, and that have not been read.
     unread: u32,
+    /// How many of those are control frames.
+    unread_control_frames: u32,
     mid_message: bool,
     violation: Option<Violation>,
 }
@@ -156,6 +158,7 @@ impl FrameWatch {
         self.unread += u32::from(is_final);
         if opcode & CONTROL != 0 {
             self.control_frames = self.control_frames.saturating_add(1);
+            self.unread_control_frames += 1;
             if !self.mid_message {
                 self.message_size = 0;
             }
@@ -199,11 +202,16 @@ impl FrameWatch {
         self.unread = self.unread.saturating_sub(1);
     }
 
+    /// Takes note that it was a control frame.
+    pub(crate) fn has_read_control_frame(&mut self) {
+        self.unread_control_frames = self.unread_control_frames.saturating_sub(1);
+    }
+
     /// Whether a message has passed to its end that was not read, and no control frame that was not:
     /// it can be had without waiting for more.
     pub(crate) fn holds_message(&self) -> bool {
         let half = u32::from(self.payload_left > 0);
-        self.unread > half && self.control_frames == 0
+        self.unread > half && self.unread_control_frames == 0
     }
 
     /// Whether all that has passed was read, too: nothing is left to be had of it.
@@ -280,7 +288,21 @@ mod tests {
         assert!(holds(rest));
         assert!(holds(&[&whole, begun].concat()));
         assert!(!holds(&[]), "only begun");
-        assert!(!holds(&[b'b', 0x89, 0x80, 0, 0, 0, 0]), "a ping behind it");
+        let ping = [0x89, 0x80, 0, 0, 0, 0];
+        assert!(
+            !holds(&[&b"b"[..], &ping, &whole, &ping, &whole].concat()),
+            "with pings behind it"
+        );
+        let holds_after_reading = |is_ping| {
+            watch.has_read_one();
+            if is_ping {
+                watch.has_read_control_frame();
+                watch.take_control_frames();
+            }
+            watch.holds_message()
+        };
+        let read = [false, true, false, true];
+        assert_eq!(read.map(holds_after_reading), [false, false, false, true]);
     }
 
     #[test]

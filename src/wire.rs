@@ -127,14 +127,17 @@ impl Wire {
     }
 
     /// Decodes what was read already: a control frame, or up to `most` messages that tungstenite
-    /// holds one behind the other; neither when more has to be read. An error is one behind the
-    /// messages.
+    /// holds one behind the other; neither when more has to be read. What is wrong behind messages
+    /// is told by the next call.
     pub(crate) fn decode(
         &mut self,
         messages: &mut VecDeque<Message>,
         most: usize,
     ) -> Result<Option<Control>, CloseReason> {
         let Some(input) = &mut self.input else { return Ok(None) };
+        if let Some(verdict) = input.take_verdict() {
+            return Err(verdict);
+        }
         if !input.is_ready(self.output.as_deref()) {
             return Ok(None);
         }
@@ -142,7 +145,14 @@ impl Wire {
             let (protocol, mut pipe) = input.split(&mut self.output);
             let message = match protocol.read(&mut pipe) {
                 Ok(message) => message,
-                Err(error) => return verdict(error, input).map_or(Ok(None), Err),
+                Err(error) => {
+                    let Some(verdict) = verdict(error, input) else { return Ok(None) };
+                    if messages.is_empty() {
+                        return Err(verdict);
+                    }
+                    input.put_off(verdict);
+                    return Ok(None);
+                }
             };
             input.has_decoded();
             messages.push_back(match message {
@@ -158,6 +168,9 @@ impl Wire {
 
     #[cold]
     fn take_in(&mut self, control: tungstenite::Message) -> Control {
+        if let Some(input) = &mut self.input {
+            input.watch.has_read_control_frame();
+        }
         match control {
             tungstenite::Message::Close(frame) => {
                 self.answer();

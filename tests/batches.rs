@@ -4,10 +4,14 @@
 
 mod support;
 
-use std::{future::Future, sync::Arc, thread};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    thread,
+};
 
-use hubnerite::{Closed, Config, Connection, Params, Server};
-use support::{ClientFrame, RawClient, ServerFrame, TestServer};
+use hubnerite::{CloseReason, Closed, Config, Connection, Params, Server};
+use support::{ClientFrame, End, RawClient, ServerFrame, TestServer};
 use tokio::{runtime::Builder, sync::Notify};
 
 fn texts<const N: usize>(texts: [&str; N]) -> [ClientFrame; N] {
@@ -104,7 +108,70 @@ async fn a_handler_that_closes_is_given_no_more() {
     server.stop().await;
 }
 
-/// Those that come before what ends the connection are answered, whatever that is.
+#[tokio::test]
+async fn a_handler_is_given_no_more_once_others_have_closed() {
+    let (next, ids) = (Arc::new(Notify::new()), Arc::new(Mutex::new(None)));
+    let (waited_for, known) = (Arc::clone(&next), Arc::clone(&ids));
+    let handler = move |mut connection: Connection, _: Params| {
+        let (next, ids) = (Arc::clone(&waited_for), Arc::clone(&known));
+        async move {
+            *ids.lock().unwrap() = Some(connection.id());
+            echo_one(&mut connection).await.unwrap();
+            next.notified().await;
+            assert_eq!(connection.recv().await, None);
+        }
+    };
+    let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
+    let mut client = server.open("/").await;
+    client.send_all(texts(["1", "2", "3"])).await;
+    client.expect_text("1").await;
+    let id = ids.lock().unwrap().unwrap();
+    let reason = CloseReason::Local { code: 4000, reason: "go".to_owned() };
+    assert!(server.hub.close_connection(id, reason));
+    assert_eq!(client.expect_close().await, (4000, "go".to_owned()));
+    next.notify_one();
+    client.finish_close().await;
+    drop(client);
+    let hub = server.hub.clone();
+    server.stop().await;
+    assert_eq!(hub.metrics().handler_failures.get(), 0);
+}
+
+#[tokio::test]
+async fn what_a_handler_has_answered_is_written_though_it_panics() {
+    async fn handler(mut connection: Connection, _: Params) {
+        echo_one(&mut connection).await.unwrap();
+        panic!("with a reply on its desk");
+    }
+    let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
+    let mut client = server.open("/").await;
+    client.send_all(texts(["1", "2", "3"])).await;
+    client.expect_text("1").await;
+    assert_eq!(client.expect_close().await.0, 1011);
+    drop(client);
+    server.stop().await;
+}
+
+/// The close frame of who leaves at once is not waited for behind bytes that nobody understands.
+#[tokio::test]
+async fn what_is_wrong_behind_messages_is_known_to_who_closes_before() {
+    async fn handler(mut connection: Connection, _: Params) {
+        echo_one(&mut connection).await.unwrap();
+        connection.close(4000, "enough");
+    }
+    let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
+    let mut client = server.open("/").await;
+    let [one, two] = texts(["1", "2"]);
+    client.send_all([one, two, ClientFrame::text([0xff])]).await;
+    client.expect_text("1").await;
+    assert_eq!(client.expect_close().await.0, 4000);
+    assert_eq!(client.expect_end().await, End::Closed);
+    drop(client);
+    server.stop().await;
+}
+
+/// Those that come before what ends the connection are answered, whatever that is and whatever
+/// else is among them.
 #[tokio::test]
 async fn what_came_before_the_end_is_answered() {
     let server = TestServer::start_with(Config::default(), Server::daemon_routes).await;
@@ -115,21 +182,30 @@ async fn what_came_before_the_end_is_answered() {
     ] {
         let mut client = server.open("/echo").await;
         let [one, two, three] = texts(["1", "2", "3"]);
-        client.send_all([one, two, three, last]).await;
+        client.send_all([one, two, three, last.clone()]).await;
         expect_texts(&mut client, &["1", "2", "3"]).await;
+        assert_eq!(client.expect_close().await.0, code);
+
+        let mut client = server.open("/echo").await;
+        client.send_all([ClientFrame::ping("p"), ClientFrame::text("1"), last]).await;
+        assert_eq!(client.read_frame().await, ServerFrame::pong("p"));
+        client.expect_text("1").await;
         assert_eq!(client.expect_close().await.0, code);
     }
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_ping_between_messages_is_answered_in_its_place() {
+async fn pings_between_messages_are_answered_in_their_places() {
     let server = TestServer::start_with(Config::default(), Server::daemon_routes).await;
     let mut client = server.open("/echo").await;
     let [one, two, three] = texts(["1", "2", "3"]);
-    client.send_all([one, two, ClientFrame::ping("p"), three]).await;
-    expect_texts(&mut client, &["1", "2"]).await;
+    let [ping, other] = ["p", "q"].map(ClientFrame::ping);
+    client.send_all([one, ping, two, other, three]).await;
+    client.expect_text("1").await;
     assert_eq!(client.read_frame().await, ServerFrame::pong("p"));
+    client.expect_text("2").await;
+    assert_eq!(client.read_frame().await, ServerFrame::pong("q"));
     client.expect_text("3").await;
     drop(client);
     server.stop().await;

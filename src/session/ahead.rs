@@ -2,19 +2,17 @@
 
 use std::{cell::RefCell, collections::VecDeque};
 
-use crate::{close::CloseReason, frame::Message};
+use crate::frame::Message;
 
-/// The most that are: a handler that waits with them keeps two and a half KiB for it, and what
-/// they share.
+/// The most that are decoded at a time: a handler that waits elsewhere keeps at most two and a half
+/// KiB for the list of them.
 pub(super) const MOST: usize = 64;
 
-/// What a handler is given next. All that tungstenite holds whole is decoded under one hold of the
-/// connection's lock.
+/// What a handler is given next: messages that were decoded under one hold of the connection's
+/// lock.
 #[derive(Debug, Default)]
 pub(crate) struct Ahead {
     pub(super) messages: VecDeque<Message>,
-    /// Why the connection is to be closed, once all of them are answered.
-    pub(super) then: Option<CloseReason>,
     /// The output was lent with them, and nothing was written beside the [desk](super::desk) since.
     pub(crate) is_at_desk: bool,
 }
@@ -35,14 +33,14 @@ impl Ahead {
         self.messages.pop_front()
     }
 
-    /// Whether there is nothing to answer.
+    /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
     /// Keeps what there is; if nothing is, it goes back to the thread.
     pub(crate) fn keep(self: Box<Self>) -> Option<Box<Self>> {
-        if !self.is_empty() || self.then.is_some() {
+        if !self.is_empty() {
             return Some(self);
         }
         LENT.with_borrow_mut(|slot| *slot = Some(self));

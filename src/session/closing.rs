@@ -20,6 +20,7 @@ impl Io {
         if self.phase != Phase::Open {
             return;
         }
+        self.registration.peer.set_closing();
         self.phase = match &reason {
             CloseReason::Lost(_) => Phase::Over,
             // Our close frame is in the output already: nothing may follow it.

@@ -2,9 +2,9 @@
 //! has no lock.
 //!
 //! To take the connection's lock and to give it back costs as much as to copy a small reply, so a
-//! handler that answers many messages takes it once for all that were read together: with the
-//! first of them it is lent the output. Whoever takes the lock there brings the output back first.
-//! A handler that uses its connection in another task is lent nothing.
+//! handler that answers many messages takes it once for all that were decoded together: with them
+//! it is lent the output. When the lock is taken next in this poll, or the poll ends, the output
+//! comes back. A handler that uses its connection in another task is lent nothing.
 
 use std::cell::{Cell, RefCell};
 

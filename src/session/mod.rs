@@ -42,8 +42,8 @@ use crate::{
     wire::Wire,
 };
 
-/// With more than this of its own replies unwritten, a handler waits before it reads or sends
-/// on: a peer that does not read its replies is not read from either.
+/// With more than this of its own replies unwritten, a handler waits before it sends on, and nothing
+/// more is decoded for it: a peer that does not read its replies is not read from either.
 pub(crate) const HIGH_WATER: usize = 64 << 10;
 
 /// What a connection's task and the handle that its handler holds share: one allocation.
@@ -57,7 +57,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Brings back what the handler was lent, if it is polled here.
+    /// Takes the lock. What the handler was lent comes back with it, if it is polled here.
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, Io> {
         let mut io = self.lock_alone();
@@ -67,7 +67,7 @@ impl Shared {
         io
     }
 
-    /// A poisoned lock is as good as any: what a panic leaves behind is a connection to be closed.
+    /// Takes the lock where no handler is polled. A poisoned one is as good as any: what a panic leaves behind is a connection to be closed.
     fn lock_alone(&self) -> MutexGuard<'_, Io> {
         self.io.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,18 +167,21 @@ impl Running {
             summons
         });
         let peer = &self.shared.peer;
-        let summoned = self.handler.as_mut().filter(|_| peer.take_summons());
-        let polled =
-            summoned.map(|handler| desk::seat(peer.id, || poll_handler(handler, &summons.waker())));
+        let (mut handler, mut left) = (Poll::Pending, None);
+        if peer.take_summons()
+            && let Some(future) = &mut self.handler
+        {
+            (handler, left) = desk::seat(peer.id, || poll_handler(future, &summons.waker()));
+        }
+        if handler.is_ready() {
+            self.handler = None;
+        }
         let mut io = self.shared.lock_alone();
-        if let Some((handler, left)) = polled {
-            if let Some(output) = left {
-                io.wire.take_back_output(output);
-            }
-            if let Poll::Ready(end) = handler {
-                self.handler = None;
-                io.handler_ended(end);
-            }
+        if let Some(output) = left {
+            io.wire.take_back_output(output);
+        }
+        if let Poll::Ready(end) = handler {
+            io.handler_ended(end);
         }
         let connection = io.poll_drive(cx, timer);
         if self.handler.is_some() { Poll::Pending } else { connection }

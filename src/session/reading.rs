@@ -10,7 +10,7 @@ impl Io {
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>, ahead: &mut Ahead) -> Poll<()> {
         loop {
             self.try_recv(ahead);
-            if !ahead.messages.is_empty() || self.phase != Phase::Open {
+            if !ahead.is_empty() || self.phase != Phase::Open {
                 return Poll::Ready(());
             }
             if self.poll_read(cx).is_pending() {
@@ -19,22 +19,19 @@ impl Io {
         }
     }
 
-    /// Decodes messages of what has been read already. Those that came before are answered.
+    /// Decodes messages of what has been read already, if there are any. The handler has had all
+    /// that were decoded before.
     pub(crate) fn try_recv(&mut self, ahead: &mut Ahead) {
-        if let Some(reason) = ahead.then.take() {
-            self.begin_close(reason);
-        }
         let most = if self.config.messages_per_second > 0 { 1 } else { MOST };
         while self.phase == Phase::Open && self.wire.replies() <= HIGH_WATER {
             match self.wire.decode(&mut ahead.messages, most) {
-                Ok(None) => return self.count_in(ahead),
+                Ok(None) => break,
                 Ok(Some(control)) => self.take_in(control),
-                Err(reason) if ahead.messages.is_empty() => self.begin_close(reason),
-                Err(reason) => {
-                    ahead.then = Some(reason);
-                    return self.count_in(ahead);
-                }
+                Err(reason) => self.begin_close(reason),
             }
+        }
+        if !ahead.is_empty() {
+            self.count_in(ahead);
         }
     }
 
@@ -80,11 +77,9 @@ impl Io {
         }
     }
 
-    /// Counts messages; closes the connection if that is one too many.
+    /// Counts messages. Where their rate is limited it is one, and if that is one too many, the
+    /// connection is closed.
     fn count_in(&mut self, ahead: &mut Ahead) {
-        if ahead.is_empty() {
-            return;
-        }
         self.registration.peer.about.count_in(ahead.messages.len());
         let rate = self.config.messages_per_second;
         if rate > 0 && !self.messages.take(1, rate, rate) {

@@ -276,6 +276,8 @@ fn hear(wire: &mut Wire, config: &Config, park: bool, heard: &mut Vec<Heard>) ->
         }));
         match decoded {
             Ok(None) => {}
+            // The one before them is answered first.
+            Ok(Some(_)) if !messages.is_empty() => panic!("a control frame behind messages"),
             Ok(Some(Control::Ping | Control::Pong)) => heard.push(Heard::Control),
             Ok(Some(Control::Close(frame))) => {
                 heard.push(Heard::Close(frame.map(|frame| frame.code.into())));
