@@ -6,7 +6,9 @@ mod support;
 
 use std::{
     future::Future,
+    pin::{Pin, pin},
     sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
     thread,
 };
 
@@ -148,6 +150,36 @@ async fn what_a_handler_has_answered_is_written_though_it_panics() {
     client.send_all(texts(["1", "2", "3"])).await;
     client.expect_text("1").await;
     assert_eq!(client.expect_close().await.0, 1011);
+    drop(client);
+    server.stop().await;
+}
+
+/// A handler whose destructor looks at its connection, after a panic.
+struct LooksBack(Connection);
+
+impl Future for LooksBack {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let message = ready!(pin!(self.0.recv()).poll(cx));
+        panic!("with its connection, at {message:?}");
+    }
+}
+
+impl Drop for LooksBack {
+    fn drop(&mut self) {
+        assert_eq!(self.0.close_reason(), None);
+        self.0.close(4000, "by its destructor");
+    }
+}
+
+#[tokio::test]
+async fn what_is_dropped_with_a_handler_may_use_the_connection() {
+    let handler = |connection: Connection, _: Params| LooksBack(connection);
+    let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
+    let mut client = server.open("/").await;
+    client.send(ClientFrame::text("1")).await;
+    assert_eq!(client.expect_close().await, (4000, "by its destructor".to_owned()));
     drop(client);
     server.stop().await;
 }

@@ -67,7 +67,8 @@ impl Shared {
         io
     }
 
-    /// Takes the lock where no handler is polled. A poisoned one is as good as any: what a panic leaves behind is a connection to be closed.
+    /// Takes the lock and nothing else. A poisoned one is as good as any: what a panic leaves behind
+    /// is a connection to be closed.
     fn lock_alone(&self) -> MutexGuard<'_, Io> {
         self.io.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -173,14 +174,15 @@ impl Running {
         {
             (handler, left) = desk::seat(peer.id, || poll_handler(future, &summons.waker()));
         }
-        if handler.is_ready() {
-            self.handler = None;
-        }
         let mut io = self.shared.lock_alone();
         if let Some(output) = left {
             io.wire.take_back_output(output);
         }
         if let Poll::Ready(end) = handler {
+            // Not under the lock: what it drops may look at the connection.
+            drop(io);
+            self.handler = None;
+            io = self.shared.lock_alone();
             io.handler_ended(end);
         }
         let connection = io.poll_drive(cx, timer);
