@@ -10,36 +10,33 @@ mod closing;
 mod deadlines;
 pub(crate) mod desk;
 mod reading;
+mod running;
 mod summons;
 
 use std::{
     future::Future,
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
-use futures_util::future::{BoxFuture, poll_fn};
+use futures_util::future::BoxFuture;
 use tokio::{
     task::JoinSet,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep},
 };
 
-pub(crate) use self::ahead::Ahead;
-use self::summons::Summons;
+use self::running::End;
+pub(crate) use self::{
+    ahead::Ahead,
+    running::{panicked, run},
+};
 #[cfg(feature = "control")]
 use crate::events::Line;
 use crate::{
-    bucket::Bucket,
-    close::CloseReason,
-    config::Config,
-    evictions::Registration,
-    frame::Item,
-    hub::Hub,
-    peer::{ConnectionId, Peer},
-    wire::Wire,
+    bucket::Bucket, close::CloseReason, config::Config, evictions::Registration, frame::Item,
+    hub::Hub, peer::Peer, wire::Wire,
 };
 
 /// With more than this of its own replies unwritten, a handler waits before it sends on, and nothing
@@ -136,89 +133,6 @@ enum Phase {
     /// to close with bytes unread would reset the connection and take our close frame with it.
     Lingering,
     Over,
-}
-
-/// Runs an open connection until both its closing handshake and its handler are over.
-///
-/// An `async fn` would keep its argument beside what is taken out of it, for as long as it runs.
-pub(crate) fn run(opened: Opened) -> impl Future<Output = (ConnectionId, CloseReason)> + Send {
-    let Opened { shared, handler } = opened;
-    let mut running = Running { shared, handler: Some(handler), summons: None };
-    async move {
-        let mut timer = pin!(sleep_until(running.shared.lock().keepalive_at));
-        poll_fn(|cx| running.poll(cx, timer.as_mut())).await;
-        running.end()
-    }
-}
-
-/// What a connection's task polls.
-struct Running {
-    shared: Arc<Shared>,
-    /// None once it is over.
-    handler: Option<HandlerFuture>,
-    /// None until the task is known.
-    summons: Option<Arc<Summons>>,
-}
-
-impl Running {
-    fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<()> {
-        let summons = self.summons.get_or_insert_with(|| {
-            let summons = Summons::new(cx, &self.shared.peer);
-            self.shared.lock().task = Some(summons.waker());
-            summons
-        });
-        let peer = &self.shared.peer;
-        let (mut handler, mut left) = (Poll::Pending, None);
-        if peer.take_summons()
-            && let Some(future) = &mut self.handler
-        {
-            (handler, left) = desk::seat(peer.id, || poll_handler(future, &summons.waker()));
-        }
-        let mut io = self.shared.lock_alone();
-        if let Some(output) = left {
-            io.wire.take_back_output(output);
-        }
-        if let Poll::Ready(end) = handler {
-            // Not under the lock: what it drops may look at the connection.
-            drop(io);
-            self.handler = None;
-            io = self.shared.lock_alone();
-            io.handler_ended(end);
-        }
-        let connection = io.poll_drive(cx, timer);
-        if self.handler.is_some() { Poll::Pending } else { connection }
-    }
-
-    fn end(&self) -> (ConnectionId, CloseReason) {
-        let reason = self.shared.lock().end();
-        #[cfg(feature = "control")]
-        if let Some(line) = &self.shared.line {
-            line.closed(&reason);
-        }
-        (self.shared.peer.id, reason)
-    }
-}
-
-/// How a handler ended.
-enum End {
-    Returned,
-    /// With an error: the text is for the log.
-    Failed(String),
-    Panicked,
-}
-
-/// A handler that has panicked before there was a future of it.
-pub(crate) fn panicked() -> HandlerFuture {
-    Box::pin(async { std::panic::resume_unwind(Box::new("the handler panicked")) })
-}
-
-fn poll_handler(handler: &mut HandlerFuture, waker: &Waker) -> Poll<End> {
-    let mut cx = Context::from_waker(waker);
-    match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(&mut cx))) {
-        Ok(polled) => polled.map(|result| result.map_or_else(End::Failed, |()| End::Returned)),
-        // The panic hook has said what and where.
-        Err(_) => Poll::Ready(End::Panicked),
-    }
 }
 
 impl Io {
