@@ -40,6 +40,8 @@ pub(crate) struct Input {
     verdict: Option<Box<CloseReason>>,
     /// tungstenite has asked for more than there is: it holds no whole frame of its own either.
     drained: bool,
+    /// The last read has brought less than there was room for: most likely no more has come.
+    pub(crate) had_room: bool,
     /// The most of a frame that tungstenite has waited for.
     awaited: u64,
 }
@@ -72,10 +74,12 @@ impl Input {
                 whole: None,
                 verdict: None,
                 drained: true,
+                had_room: false,
                 awaited: 0,
             })
         });
         input.watch = FrameWatch::new(config.max_fragments, config.max_message_size as u64);
+        input.had_room = false;
         input
     }
 
@@ -139,6 +143,7 @@ impl Input {
     pub(crate) fn has_read_large(&mut self) {
         if let Some(large) = &self.large {
             self.watch.pass_large(large.left());
+            self.drained = large.left() > 0;
         }
     }
 
@@ -171,11 +176,15 @@ impl Input {
         }
     }
 
+    /// Nothing of what was read is to be decoded, nor told.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained && self.verdict.is_none()
+    }
+
     /// Nothing in it that another connection must not get.
     pub(crate) fn is_between_messages(&self) -> bool {
-        self.drained
+        self.is_drained()
             && self.large.is_none()
-            && self.verdict.is_none()
             && self.watch.is_between_messages()
             && self.protocol.can_write()
     }

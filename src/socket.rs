@@ -102,6 +102,17 @@ impl Socket {
         }
     }
 
+    /// Ready unless the runtime knows that nothing has come since a read that found too little. TLS
+    /// may have something of its own, and is always ready.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,

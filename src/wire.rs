@@ -116,14 +116,25 @@ impl Wire {
         room: usize,
         config: &Config,
     ) -> Poll<io::Result<usize>> {
+        if self.input.as_mut().is_some_and(|input| mem::take(&mut input.had_room)) {
+            ready!(self.socket.poll_readable(cx))?;
+        }
         let mut bytes = take_scratch();
-        let read = self.socket.poll_read_buf(cx, (&mut bytes).limit(room.min(READ_AHEAD)));
-        if let Poll::Ready(Ok(1..)) = read {
-            self.input.get_or_insert_with(|| Input::lend(config)).fill(bytes);
+        let room = room.min(READ_AHEAD);
+        let read = self.socket.poll_read_buf(cx, (&mut bytes).limit(room));
+        if let Poll::Ready(Ok(count @ 1..)) = read {
+            let input = self.input.get_or_insert_with(|| Input::lend(config));
+            input.fill(bytes);
+            input.had_room = count < room;
         } else {
             give_scratch(bytes);
         }
         read
+    }
+
+    /// Whether there is something that was read and not decoded, as far as a glance can tell.
+    pub(crate) fn may_hold_messages(&self) -> bool {
+        self.input.as_ref().is_some_and(|input| !input.is_drained())
     }
 
     /// Decodes what was read already: a control frame, or up to `most` messages that tungstenite
@@ -161,6 +172,7 @@ impl Wire {
                 control => return Ok(Some(self.take_in(control))),
             });
             if messages.len() == most || !input.watch.holds_message() {
+                input.drain_if_done();
                 return Ok(None);
             }
         }

@@ -9,7 +9,9 @@ impl Io {
     /// Ready once there are messages, or the connection is closing.
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>, ahead: &mut Ahead) -> Poll<()> {
         loop {
-            self.try_recv(ahead);
+            if self.wire.may_hold_messages() {
+                self.try_recv(ahead);
+            }
             if !ahead.is_empty() || self.phase != Phase::Open {
                 return Poll::Ready(());
             }
