@@ -15,11 +15,12 @@ use std::{
 /// Only who has the connection's lock counts here, or its handler while its task waits for that: so
 /// a count is a plain store and never waits for another core.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct About {
-    messages_in: AtomicU64,
     messages_out: AtomicU64,
-    bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    messages_in: AtomicU64,
+    bytes_in: AtomicU64,
     subprotocol: Option<Arc<str>>,
     /// An IPv4 address is kept as the IPv6 address that stands for it.
     address: Ipv6Addr,

@@ -19,7 +19,8 @@ use crate::{
     hub::Hub,
     member::{Member, UserTaken},
     output::Output,
-    peer::{ConnectionId, Peer, Push},
+    peer::{ConnectionId, Peer},
+    queue::Push,
     session::{Ahead, HIGH_WATER, Io, Shared, desk},
 };
 

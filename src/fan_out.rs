@@ -4,7 +4,8 @@ use std::{sync::Arc, task::Waker};
 
 use crate::{
     frame::{Delivery, Item, Publication},
-    peer::{Budget, Peer, Push},
+    peer::{Budget, Peer},
+    queue::Push,
     turns::{AT_ONCE, Turns},
 };
 

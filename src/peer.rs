@@ -12,7 +12,7 @@ use std::{
             Ordering::{Acquire, Relaxed, Release},
         },
     },
-    task::Waker,
+    task::{Wake, Waker},
 };
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     auth::Identity,
     close::CloseReason,
     frame::{Delivery, Form, Item},
-    queue::Queue,
+    queue::{Push, Queue},
     rights::{Action, Rights},
 };
 
@@ -117,38 +117,34 @@ impl Budget {
     }
 }
 
-/// One connection's queue, and who it belongs to.
+/// One connection's queue, and who it belongs to. In this order, for a delivery looks at all from
+/// the queue to the first counts of `about`, and at nothing else.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Peer {
+    pub(crate) queue: Queue,
+    /// What of the queue's [weight](Queue::weight) is written or thrown away. Only who has the
+    /// connection's lock adds to it.
+    released: AtomicUsize,
     pub(crate) id: ConnectionId,
     pub(crate) form: Form,
-    pub(crate) identity: Arc<Identity>,
-    pub(crate) about: About,
-    pub(crate) queue: Queue,
-    queued: AtomicUsize,
-    /// What a message takes that is half read from this connection.
-    held: AtomicUsize,
     evicted: AtomicBool,
     /// Its handler is given no more messages.
     is_closing: AtomicBool,
-    /// Whether its handler was woken. It stands here because a delivery looks at the rest of this.
+    /// Whether its handler was woken.
     handler_is_due: AtomicBool,
+    /// Whether its timer has rung.
+    alarm: AtomicBool,
+    pub(crate) about: About,
+    pub(crate) identity: Arc<Identity>,
+    /// What a message takes that is half read from this connection.
+    held: AtomicUsize,
     /// The rights of now, once they are others than those of the identity. Few ever are.
     rights: OnceLock<Box<Mutex<Rights>>>,
 }
 
 /// Every connection has one. Who adds to it says here what that costs.
-const _: () = assert!(size_of::<Peer>() <= 192);
-
-/// What came of one push.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Push {
-    Queued,
-    /// The connection has ended or is about to.
-    Gone,
-    /// Its reader is too slow: it has to be evicted.
-    PastBudget,
-}
+const _: () = assert!(size_of::<Peer>() <= 208);
 
 impl Peer {
     pub(crate) fn new(
@@ -157,19 +153,20 @@ impl Peer {
         identity: Arc<Identity>,
         origin: Origin,
     ) -> Arc<Self> {
-        let (queue, queued, held, evicted, is_closing, rights) = Default::default();
+        let (queue, released, held, evicted, is_closing, alarm, rights) = Default::default();
         let (about, handler_is_due) = (About::new(origin), AtomicBool::new(true));
         let peer = Self {
+            queue,
+            released,
             id,
             form,
-            identity,
-            about,
-            queue,
-            queued,
-            held,
             evicted,
             is_closing,
             handler_is_due,
+            alarm,
+            about,
+            identity,
+            held,
             rights,
         };
         Arc::new(peer)
@@ -209,7 +206,7 @@ impl Peer {
 
     /// Bytes that wait for this connection.
     pub(crate) fn queued(&self) -> usize {
-        self.queued.load(Relaxed)
+        self.queue.weight().wrapping_sub(self.released.load(Relaxed))
     }
 
     /// Bytes that it costs the process: those that wait, and those that are half read.
@@ -233,23 +230,20 @@ impl Peer {
         budget: &Budget,
         wake: impl FnOnce(Waker),
     ) -> Push {
-        let before = self.queued.fetch_add(weight, Relaxed);
-        let push = if self.evicted.load(Relaxed) {
-            Push::Gone
-        } else if before > budget.per_connection {
-            Push::PastBudget
-        } else if self.queue.push(delivery, wake) {
-            return Push::Queued;
-        } else {
-            Push::Gone
+        if self.evicted.load(Relaxed) {
+            return Push::Gone;
+        }
+        let lets_in = |all: usize| {
+            let before = all.wrapping_sub(self.released.load(Relaxed));
+            before <= budget.per_connection
         };
-        self.queued.fetch_sub(weight, Relaxed);
-        push
+        self.queue.push(delivery, weight, lets_in, wake)
     }
 
     /// Gives back what a delivery counted, once it is written or thrown away.
     pub(crate) fn release(&self, weight: usize, budget: &Budget) {
-        self.queued.fetch_sub(weight, Relaxed);
+        let released = self.released.load(Relaxed).wrapping_add(weight);
+        self.released.store(released, Relaxed);
         budget.release(weight);
     }
 
@@ -263,10 +257,16 @@ impl Peer {
         self.handler_is_due.load(Relaxed) && self.handler_is_due.swap(false, Acquire)
     }
 
+    /// Whether its timer has rung since the last call. Only its task asks, once it waits for the
+    /// queue: what rings behind that wakes it.
+    pub(crate) fn take_alarm(&self) -> bool {
+        self.alarm.load(Relaxed) && self.alarm.swap(false, Acquire)
+    }
+
     /// Asks the connection's task to close. It finds the request behind what was queued before.
     pub(crate) fn close(&self, reason: CloseReason) {
         // If nobody listens any more, it is closed already.
-        self.queue.push(&Arc::new(Item::Close(reason)), Waker::wake);
+        self.queue.push(&Arc::new(Item::Close(reason)), 0, |_| true, Waker::wake);
     }
 
     /// Like [`Peer::close`], at most once, and nothing is queued after it. `false` if it was
@@ -280,9 +280,33 @@ impl Peer {
     }
 }
 
+/// The timer of its connection has rung: wakes the task, which waits for the queue, or is on its
+/// way already.
+impl Wake for Peer {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.alarm.store(true, Release);
+        self.queue.wake();
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::task::Context;
+
     use super::*;
+
+    #[derive(Default)]
+    struct Task(AtomicUsize);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
 
     fn peer() -> Arc<Peer> {
         let identity = Identity::anonymous().into();
@@ -317,6 +341,19 @@ mod tests {
         peer.queue.take(None, |delivery| queued.push(delivery));
         assert_eq!(queued.len(), 1);
         assert!(matches!(*queued[0], Item::Close(CloseReason::SlowReader)));
+    }
+
+    #[test]
+    fn a_timer_that_rings_wakes_the_task_once_and_says_that_it_was_the_timer() {
+        let (peer, task) = (peer(), Arc::new(Task::default()));
+        let (timer, waker) = (Waker::from(Arc::clone(&peer)), Waker::from(Arc::clone(&task)));
+        timer.wake_by_ref();
+        assert!(peer.take_alarm() && !peer.take_alarm(), "nobody waits yet");
+        peer.queue.take(Some(&Context::from_waker(&waker)), drop);
+        timer.wake_by_ref();
+        timer.wake();
+        assert_eq!(task.0.load(Relaxed), 1, "it is on its way");
+        assert!(peer.take_alarm() && !peer.take_alarm());
     }
 
     #[test]

@@ -11,13 +11,27 @@ use std::{
 
 use crate::frame::Delivery;
 
+/// What came of one push.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Push {
+    Queued,
+    /// The connection has ended or is about to.
+    Gone,
+    /// Its reader is too slow: it has to be evicted.
+    PastBudget,
+}
+
 /// Deliveries that wait for one connection, in the order in which they were pushed.
 #[derive(Debug, Default)]
 pub(crate) struct Queue(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    items: Vec<Delivery>,
+    /// Stands here, because most often it is the only one.
+    first: Option<Delivery>,
+    others: Vec<Delivery>,
+    /// What all that was ever queued weighs.
+    weight: usize,
     /// Where the receiver waits; none while it is on its way already.
     receiver: Option<Waker>,
     is_closed: bool,
@@ -28,29 +42,60 @@ struct State {
 const KEEP: usize = 16;
 
 impl Queue {
-    /// Queues one reference; `false` if there is no receiver any more. If it waits, `wake` gets
-    /// it, and has to see to it that it is woken.
-    pub(crate) fn push(&self, delivery: &Delivery, wake: impl FnOnce(Waker)) -> bool {
+    /// Queues one reference, if whoever knows what all before it weighed lets it in. If the receiver
+    /// waits, `wake` gets it, and has to see to it that it is woken.
+    pub(crate) fn push(
+        &self,
+        delivery: &Delivery,
+        weight: usize,
+        lets_in: impl FnOnce(usize) -> bool,
+        wake: impl FnOnce(Waker),
+    ) -> Push {
         let mut state = self.lock();
         if state.is_closed {
-            return false;
+            return Push::Gone;
         }
-        state.items.push(Delivery::clone(delivery));
+        if !lets_in(state.weight) {
+            return Push::PastBudget;
+        }
+        state.weight = state.weight.wrapping_add(weight);
+        let delivery = Delivery::clone(delivery);
+        if state.first.is_none() {
+            state.first = Some(delivery);
+        } else {
+            state.others.push(delivery);
+        }
         let receiver = state.receiver.take();
         drop(state);
         if let Some(receiver) = receiver {
             wake(receiver);
         }
-        true
+        Push::Queued
+    }
+
+    /// What all that was ever queued weighs; it begins anew at 0 after the greatest number.
+    pub(crate) fn weight(&self) -> usize {
+        self.lock().weight
+    }
+
+    /// Wakes the receiver, if it waits.
+    pub(crate) fn wake(&self) {
+        let receiver = self.lock().receiver.take();
+        if let Some(receiver) = receiver {
+            receiver.wake();
+        }
     }
 
     /// Hands over everything that waits; `each` must not use this queue. A task that gives its
     /// context is woken when there is something again.
     pub(crate) fn take(&self, cx: Option<&Context<'_>>, each: impl FnMut(Delivery)) {
         let mut state = self.lock();
-        state.items.drain(..).for_each(each);
-        if state.items.capacity() > KEEP {
-            state.items = Vec::new();
+        let State { first, others, .. } = &mut *state;
+        if first.is_some() {
+            first.take().into_iter().chain(others.drain(..)).for_each(each);
+            if others.capacity() > KEEP {
+                *others = Vec::new();
+            }
         }
         match (&mut state.receiver, cx) {
             (Some(receiver), Some(cx)) => receiver.clone_from(cx.waker()),
@@ -92,7 +137,10 @@ mod tests {
     #[test]
     fn a_receiver_that_waits_is_woken_once_for_a_batch() {
         let (queue, woken) = (Queue::default(), Cell::new(0));
-        let push = |number| queue.push(&delivery(number), |_| woken.set(woken.get() + 1));
+        let push = |number| {
+            let wake = |_| woken.set(woken.get() + 1);
+            queue.push(&delivery(number), 0, |_| true, wake) == Push::Queued
+        };
         push(0);
         queue.take(Some(&Context::from_waker(Waker::noop())), drop);
         assert_eq!(woken.get(), 0);
@@ -105,17 +153,30 @@ mod tests {
     #[test]
     fn what_was_queued_before_the_end_can_be_taken_and_nothing_more_is() {
         let queue = Queue::default();
-        queue.push(&delivery(1), Waker::wake);
+        let push = |number| queue.push(&delivery(number), 0, |_| true, Waker::wake);
+        assert_eq!(push(1), Push::Queued);
         queue.close();
-        assert!(!queue.push(&delivery(2), Waker::wake));
+        assert_eq!(push(2), Push::Gone);
         assert_eq!(taken(&queue), [1]);
     }
 
     #[test]
     fn a_long_queue_leaves_no_room_behind() {
         let queue = Queue::default();
-        assert!((0..100).all(|number| queue.push(&delivery(number), Waker::wake)));
+        let push = |number| queue.push(&delivery(number), 0, |_| true, Waker::wake);
+        assert!((0..100).all(|number| push(number) == Push::Queued));
         assert_eq!(taken(&queue).len(), 100);
-        assert_eq!(queue.lock().items.capacity(), 0);
+        assert_eq!(queue.lock().others.capacity(), 0);
+    }
+
+    #[test]
+    fn what_was_queued_is_weighed_and_what_was_not_let_in_is_not() {
+        let queue = Queue::default();
+        let push =
+            |weight, most| queue.push(&delivery(0), weight, |before| before <= most, Waker::wake);
+        assert_eq!(push(3, 0), Push::Queued);
+        assert_eq!(push(4, 2), Push::PastBudget);
+        assert_eq!(push(5, 3), Push::Queued);
+        assert_eq!((queue.weight(), taken(&queue).len()), (8, 2));
     }
 }

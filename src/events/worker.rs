@@ -23,8 +23,9 @@ use crate::{
     frame::{Form, Item, Publication},
     hub::Hub,
     metrics::EventKind,
-    peer::{Peer, Push},
+    peer::Peer,
     protocol::{self, Batch, DataType, ErrorName, OwnedPayload},
+    queue::Push,
 };
 
 /// Events that one connection may have waiting, and their bytes. With more it is not read from.

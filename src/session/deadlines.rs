@@ -1,6 +1,12 @@
 //! One timer for everything that a connection waits for.
 
-use std::{pin::Pin, task::Context, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use tokio::time::{Instant, Sleep};
 
@@ -11,12 +17,26 @@ use crate::{close::CloseReason, config::Config};
 const NEVER: Duration = Duration::from_hours(24 * 365 * 10);
 
 impl Io {
-    /// Sees to it that the task wakes up at the next deadline; says whether one has passed.
-    pub(super) fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> bool {
+    /// Sees to it that the task wakes up at the next deadline; says whether one has passed. The
+    /// timer, which stands elsewhere in memory, is looked at only if it matters.
+    pub(super) fn poll_timer(&mut self, timer: Pin<&mut Sleep>) -> bool {
         let message = self.wire.half_read_message().filter(|_| self.listening);
         if message != self.half_read.map(|(_, message)| message) {
             self.half_read = message.map(|message| (Instant::now(), message));
         }
+        let is_set = self.timer_knows_us && !self.has_new_deadline();
+        (self.registration.peer.take_alarm() || !is_set) && self.look_at(timer)
+    }
+
+    /// Whether there may be a deadline that the timer has not been told of.
+    fn has_new_deadline(&self) -> bool {
+        self.phase != Phase::Open
+            || self.half_read.is_some()
+            || self.stalled_since.is_some()
+            || self.wire.resumes_at().is_some()
+    }
+
+    fn look_at(&mut self, mut timer: Pin<&mut Sleep>) -> bool {
         let passed = timer.is_elapsed();
         if passed {
             self.act(Instant::now());
@@ -28,7 +48,8 @@ impl Io {
             self.timer_knows_us = false;
         }
         if !self.timer_knows_us {
-            self.timer_knows_us = timer.poll(cx).is_pending();
+            let alarm = Waker::from(Arc::clone(&self.registration.peer));
+            self.timer_knows_us = timer.poll(&mut Context::from_waker(&alarm)).is_pending();
         }
         passed || !self.timer_knows_us
     }

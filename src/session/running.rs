@@ -3,66 +3,34 @@
 use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
 
-use futures_util::future::poll_fn;
 use tokio::time::{Sleep, sleep_until};
 
-use super::{HandlerFuture, Opened, Shared, desk, summons::Summons};
+use super::{HandlerFuture, Opened, Shared, desk, summons};
 use crate::{close::CloseReason, peer::ConnectionId};
 
-/// Runs an open connection until both its closing handshake and its handler are over.
+/// An open connection: ready once both its closing handshake and its handler are over.
 ///
-/// An `async fn` would keep its argument beside what is taken out of it, for as long as it runs.
-pub(crate) fn run(opened: Opened) -> impl Future<Output = (ConnectionId, CloseReason)> + Send {
-    let Opened { shared, handler } = opened;
-    let mut running = Running { shared, handler: Some(handler), summons: None };
-    async move {
-        let mut timer = pin!(sleep_until(running.shared.lock().keepalive_at));
-        poll_fn(|cx| running.poll(cx, timer.as_mut())).await;
-        running.end()
-    }
-}
-
-/// What a connection's task polls.
-struct Running {
+/// Written by hand, so that what a delivery looks at stands in one place.
+pub(crate) struct Running {
     shared: Arc<Shared>,
     /// None once it is over.
     handler: Option<HandlerFuture>,
-    /// None until the task is known.
-    summons: Option<Arc<Summons>>,
+    /// What the handler is polled with. None until the task is known.
+    summons: Option<Waker>,
+    /// Apart, for it is seldom looked at.
+    timer: Pin<Box<Sleep>>,
 }
 
 impl Running {
-    fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<()> {
-        let summons = self.summons.get_or_insert_with(|| {
-            let summons = Summons::new(cx, &self.shared.peer);
-            self.shared.lock().task = Some(summons.waker());
-            summons
-        });
-        let peer = &self.shared.peer;
-        let (mut handler, mut left) = (Poll::Pending, None);
-        if peer.take_summons()
-            && let Some(future) = &mut self.handler
-        {
-            (handler, left) = desk::seat(peer.id, || poll_handler(future, &summons.waker()));
-        }
-        let mut io = self.shared.lock_alone();
-        if let Some(output) = left {
-            io.wire.take_back_output(output);
-        }
-        if let Poll::Ready(end) = handler {
-            // Not under the lock: what it drops may look at the connection.
-            drop(io);
-            self.handler = None;
-            io = self.shared.lock_alone();
-            io.handler_ended(end);
-        }
-        let connection = io.poll_drive(cx, timer);
-        if self.handler.is_some() { Poll::Pending } else { connection }
+    pub(crate) fn new(opened: Opened) -> Self {
+        let Opened { shared, handler } = opened;
+        let timer = Box::pin(sleep_until(shared.lock().keepalive_at));
+        Self { shared, handler: Some(handler), summons: None, timer }
     }
 
     fn end(&self) -> (ConnectionId, CloseReason) {
@@ -72,6 +40,43 @@ impl Running {
             line.closed(&reason);
         }
         (self.shared.peer.id, reason)
+    }
+}
+
+impl Future for Running {
+    type Output = (ConnectionId, CloseReason);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let peer = &this.shared.peer;
+        let summons = this.summons.get_or_insert_with(|| {
+            let summons = summons::waker(cx, peer);
+            this.shared.lock().task = Some(summons.clone());
+            summons
+        });
+        let (mut handler, mut left) = (Poll::Pending, None);
+        if peer.take_summons()
+            && let Some(future) = &mut this.handler
+        {
+            (handler, left) = desk::seat(peer.id, || poll_handler(future, summons));
+        }
+        let mut io = this.shared.lock_alone();
+        if let Some(output) = left {
+            io.wire.take_back_output(output);
+        }
+        if let Poll::Ready(end) = handler {
+            // Not under the lock: what it drops may look at the connection.
+            drop(io);
+            this.handler = None;
+            io = this.shared.lock_alone();
+            io.handler_ended(end);
+        }
+        let connection = io.poll_drive(cx, this.timer.as_mut());
+        drop(io);
+        if this.handler.is_some() || connection.is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(this.end())
     }
 }
 

@@ -9,22 +9,14 @@ use crate::peer::Peer;
 
 /// What wakes a handler wakes its connection's task, and says for whom. A delivery wakes the task
 /// alone: to ask a handler that waits for something else is most of what a delivery would cost.
-pub(super) struct Summons {
+struct Summons {
     task: Waker,
     peer: Arc<Peer>,
 }
 
-impl Summons {
-    /// For the task that runs, and the handler of this connection.
-    pub(super) fn new(cx: &Context<'_>, peer: &Arc<Peer>) -> Arc<Self> {
-        Arc::new(Self { task: cx.waker().clone(), peer: Arc::clone(peer) })
-    }
-
-    /// What the handler is polled with. Made in this one place, all of them are seen to wake the
-    /// same: two wakers are compared by where their functions stand, too.
-    pub(super) fn waker(self: &Arc<Self>) -> Waker {
-        Waker::from(Arc::clone(self))
-    }
+/// For the task that runs, and the handler of this connection.
+pub(super) fn waker(cx: &Context<'_>, peer: &Arc<Peer>) -> Waker {
+    Waker::from(Arc::new(Summons { task: cx.waker().clone(), peer: Arc::clone(peer) }))
 }
 
 impl Wake for Summons {
@@ -59,9 +51,8 @@ mod tests {
         let (identity, task) = (Identity::anonymous().into(), Arc::new(Task::default()));
         let peer = Peer::new(ConnectionId::next(), Form::Bare, identity, Origin::default());
         let waker = Waker::from(Arc::clone(&task));
-        let summons = Summons::new(&Context::from_waker(&waker), &peer);
-        let handler = summons.waker();
-        assert!(handler.will_wake(&summons.waker()) && handler.will_wake(&handler.clone()));
+        let handler = super::waker(&Context::from_waker(&waker), &peer);
+        assert!(handler.will_wake(&handler.clone()));
         assert!(peer.take_summons());
         assert!(!peer.take_summons());
         waker.wake_by_ref();
