@@ -14,7 +14,10 @@ use std::{
 
 use hubnerite::{CloseReason, Closed, Config, Connection, Params, Server};
 use support::{ClientFrame, End, RawClient, ServerFrame, TestServer};
-use tokio::{runtime::Builder, sync::Notify};
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::Notify,
+};
 
 fn texts<const N: usize>(texts: [&str; N]) -> [ClientFrame; N] {
     texts.map(ClientFrame::text)
@@ -173,13 +176,50 @@ impl Drop for LooksBack {
     }
 }
 
-#[tokio::test]
-async fn what_is_dropped_with_a_handler_may_use_the_connection() {
-    let handler = |connection: Connection, _: Params| LooksBack(connection);
+/// On threads of its own, which nobody waits for: one that waits for a lock that it has itself must
+/// not keep this test from its end.
+#[test]
+fn what_is_dropped_with_a_handler_may_use_the_connection() {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let test = runtime.spawn(async {
+        let handler = |connection: Connection, _: Params| LooksBack(connection);
+        let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
+        let mut client = server.open("/").await;
+        client.send(ClientFrame::text("1")).await;
+        assert_eq!(client.expect_close().await, (4000, "by its destructor".to_owned()));
+        drop(client);
+        server.stop().await;
+    });
+    let ended = runtime.block_on(test);
+    runtime.shutdown_background();
+    ended.unwrap();
+}
+
+/// The handler is in another thread here than the connection's task, which counts what others have
+/// sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_two_threads_write_is_all_counted() {
+    const EACH: u64 = 40_000;
+    async fn handler(mut connection: Connection, _: Params) {
+        let sender = connection.sender();
+        let both = async move {
+            for _ in 0..EACH {
+                connection.send_text("a reply").await.unwrap();
+                sender.send("a delivery").unwrap();
+            }
+            connection.recv().await
+        };
+        let thread = tokio::task::spawn_blocking(|| Handle::current().block_on(both));
+        assert_eq!(thread.await.unwrap(), None);
+    }
     let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
     let mut client = server.open("/").await;
-    client.send(ClientFrame::text("1")).await;
-    assert_eq!(client.expect_close().await, (4000, "by its destructor".to_owned()));
+    let mut replies = 0;
+    for _ in 0..2 * EACH {
+        replies += u64::from(client.read_frame().await == ServerFrame::text("a reply"));
+    }
+    assert_eq!(replies, EACH);
+    assert_eq!(server.hub.traffic().0.messages_out, 2 * EACH);
     drop(client);
     server.stop().await;
 }
