@@ -1,6 +1,6 @@
 //! One message on its way to many: encoded once for each form, queued for each receiver.
 
-use std::{sync::Arc, task::Waker};
+use std::{mem, sync::Arc, task::Waker};
 
 use crate::{
     frame::{Delivery, Item, Publication},
@@ -69,7 +69,7 @@ impl<'a, P: Publication> FanOut<'a, P> {
     }
 }
 
-/// The receivers that wait for a message, until it is in the queues of all.
+/// The receivers that wait for a message, until it is in the queues of all. Dropped, it wakes them.
 pub(crate) struct Awaited {
     receivers: Vec<Waker>,
     /// There if they are many.
@@ -81,12 +81,16 @@ impl Awaited {
         let turns = (most > AT_ONCE).then(Arc::default);
         Self { receivers: Vec::with_capacity(most), turns }
     }
+}
 
-    /// Wakes them, a few at a time if they are many.
-    pub(crate) fn wake(self) {
-        match self.turns {
-            Some(turns) => turns.begin(self.receivers),
-            None => self.receivers.into_iter().for_each(Waker::wake),
+/// Wakes them, a few at a time if they are many. They are in no other hands: nobody else would, if
+/// the fan-out should panic.
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        let receivers = mem::take(&mut self.receivers);
+        match &self.turns {
+            Some(turns) => turns.begin(receivers),
+            None => receivers.into_iter().for_each(Waker::wake),
         }
     }
 }

@@ -38,7 +38,8 @@ pub(crate) struct Input {
     whole: Option<WebSocketContext>,
     /// Why the connection is to be closed, once the messages in front of that are answered.
     verdict: Option<Box<CloseReason>>,
-    /// tungstenite has asked for more than there is: it holds no whole frame of its own either.
+    /// All that was read is decoded, or belongs to what is half read: tungstenite holds no whole frame
+    /// of its own either.
     drained: bool,
     /// The last read has brought less than there was room for: most likely no more has come.
     pub(crate) had_room: bool,
@@ -217,8 +218,7 @@ impl Input {
         is_done
     }
 
-    /// tungstenite has had all that was read, and wants more: the scratch buffer goes back to the
-    /// thread.
+    /// There is nothing more to decode until more is read: the scratch buffer goes back to the thread.
     pub(crate) fn drain(&mut self) {
         self.drained = true;
         if self.bytes.capacity() == READ_AHEAD {

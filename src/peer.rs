@@ -123,7 +123,7 @@ impl Budget {
 #[repr(C)]
 pub(crate) struct Peer {
     pub(crate) queue: Queue,
-    /// What of the queue's [weight](Queue::weight) is written or thrown away. Only who has the
+    /// What of the queue's [weight](Queue::weigh) is written or thrown away. Only who has the
     /// connection's lock adds to it.
     released: AtomicUsize,
     pub(crate) id: ConnectionId,
@@ -206,7 +206,13 @@ impl Peer {
 
     /// Bytes that wait for this connection.
     pub(crate) fn queued(&self) -> usize {
-        self.queue.weight().wrapping_sub(self.released.load(Relaxed))
+        self.queue.weigh(|all| self.waiting_of(all))
+    }
+
+    /// What waits of all that was ever queued. Only under the queue's lock: what is queued later may be
+    /// released before one looks.
+    fn waiting_of(&self, all: usize) -> usize {
+        all.wrapping_sub(self.released.load(Relaxed))
     }
 
     /// Bytes that it costs the process: those that wait, and those that are half read.
@@ -233,10 +239,7 @@ impl Peer {
         if self.evicted.load(Relaxed) {
             return Push::Gone;
         }
-        let lets_in = |all: usize| {
-            let before = all.wrapping_sub(self.released.load(Relaxed));
-            before <= budget.per_connection
-        };
+        let lets_in = |all| self.waiting_of(all) <= budget.per_connection;
         self.queue.push(delivery, weight, lets_in, wake)
     }
 

@@ -151,7 +151,7 @@ impl Hub {
         }
         self.shared.relieve(&mut state);
         drop(state);
-        awaited.wake();
+        drop(awaited);
         sent
     }
 }

@@ -73,9 +73,11 @@ impl Queue {
         Push::Queued
     }
 
-    /// What all that was ever queued weighs; it begins anew at 0 after the greatest number.
-    pub(crate) fn weight(&self) -> usize {
-        self.lock().weight
+    /// Hands over what all that was ever queued weighs, which begins anew at 0 after the greatest
+    /// number. Nothing is queued or taken meanwhile; `look` must not use this queue.
+    pub(crate) fn weigh<T>(&self, look: impl FnOnce(usize) -> T) -> T {
+        let state = self.lock();
+        look(state.weight)
     }
 
     /// Wakes the receiver, if it waits.
@@ -177,6 +179,6 @@ mod tests {
         assert_eq!(push(3, 0), Push::Queued);
         assert_eq!(push(4, 2), Push::PastBudget);
         assert_eq!(push(5, 3), Push::Queued);
-        assert_eq!((queue.weight(), taken(&queue).len()), (8, 2));
+        assert_eq!((queue.weigh(|weight| weight), taken(&queue).len()), (8, 2));
     }
 }

@@ -102,8 +102,8 @@ impl Socket {
         }
     }
 
-    /// Ready unless the runtime knows that nothing has come since a read that found too little. TLS
-    /// may have something of its own, and is always ready.
+    /// Ready unless the runtime knows that nothing has come since a read that found too little, or the
+    /// task has used up its turn. TLS may have something of its own, and is always ready.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(cx),

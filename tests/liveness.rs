@@ -14,6 +14,7 @@ use std::{
 
 use hubnerite::{Config, Connection, Counts, Params, Server};
 use support::{ClientFrame, NEVER, ServerFrame, TestServer, eventually, patient};
+use tokio::task::coop::consume_budget;
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -53,6 +54,23 @@ async fn an_idle_connection_is_pinged_and_stays_while_it_answers() {
         frame = client.read_frame().await;
     }
     assert_eq!(frame, ServerFrame::text("still here"));
+    drop(client);
+    server.stop().await;
+}
+
+/// A task that has used up its turn when the timer is set, as whoever has much to do does.
+#[tokio::test]
+async fn a_handler_that_is_busy_at_first_is_pinged_like_any_other() {
+    async fn handler(mut connection: Connection, _: Params) {
+        for _ in 0..1_000 {
+            consume_budget().await;
+        }
+        connection.recv().await;
+    }
+    let config = Config { ping_interval: SHORT, ping_timeout: NEVER, ..patient() };
+    let server = TestServer::start_with(config, |s| s.route("/", handler)).await;
+    let mut client = server.open("/").await;
+    assert_eq!(client.read_frame().await, ServerFrame::ping());
     drop(client);
     server.stop().await;
 }

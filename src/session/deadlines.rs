@@ -2,13 +2,16 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    task::coop::unconstrained,
+    time::{Instant, Sleep},
+};
 
 use super::{Io, Phase};
 use crate::{close::CloseReason, config::Config};
@@ -49,6 +52,8 @@ impl Io {
         }
         if !self.timer_knows_us {
             let alarm = Waker::from(Arc::clone(&self.registration.peer));
+            // A task that has used up its turn is told to wait by a timer that knows nothing of it.
+            let timer = pin!(unconstrained(timer));
             self.timer_knows_us = timer.poll(&mut Context::from_waker(&alarm)).is_pending();
         }
         passed || !self.timer_knows_us

@@ -52,7 +52,8 @@ impl Future for Running {
         let summons = this.summons.get_or_insert_with(|| {
             let summons = summons::waker(cx, peer);
             this.shared.lock().task = Some(summons.clone());
-            summons
+            // A copy as well: two wakers are compared by where their functions stand, too.
+            summons.clone()
         });
         let (mut handler, mut left) = (Poll::Pending, None);
         if peer.take_summons()
