@@ -83,14 +83,55 @@ impl Awaited {
     }
 }
 
-/// Wakes them, a few at a time if they are many. They are in no other hands: nobody else would, if
-/// the fan-out should panic.
+/// Wakes them, a few at a time if they are many. Nobody else has these wakers, so it happens here,
+/// even if the fan-out panics.
 impl Drop for Awaited {
     fn drop(&mut self) {
         let receivers = mem::take(&mut self.receivers);
         match &self.turns {
             Some(turns) => turns.begin(receivers),
             None => receivers.into_iter().for_each(Waker::wake),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        task::{Context, Wake},
+    };
+
+    use super::*;
+    use crate::{
+        about::Origin,
+        auth::Identity,
+        frame::{Form, Message},
+        peer::ConnectionId,
+    };
+
+    #[derive(Default)]
+    struct Task(AtomicUsize);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_waits_is_woken_though_the_fan_out_is_not_finished() {
+        let (task, budget) = (Arc::new(Task::default()), Budget::new(100, 1000));
+        let (identity, origin) = (Identity::anonymous().into(), Origin::default());
+        let peer = Peer::new(ConnectionId::next(), Form::Bare, identity, origin);
+        for most in [1, AT_ONCE + 1] {
+            peer.queue.take(Some(&Context::from_waker(&Arc::clone(&task).into())), drop);
+            let mut message = Message::from("hello");
+            let mut fan_out = FanOut::new(&mut message, &budget, most);
+            fan_out.push(&peer);
+            assert_eq!(task.0.swap(0, Relaxed), 0);
+            drop(fan_out);
+            assert_eq!(task.0.swap(0, Relaxed), 1, "of {most}");
         }
     }
 }

@@ -284,7 +284,7 @@ impl Peer {
 }
 
 /// The timer of its connection has rung: wakes the task, which waits for the queue, or is on its
-/// way already.
+/// way already, if need be behind [others](crate::turns) who hear the same.
 impl Wake for Peer {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();

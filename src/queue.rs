@@ -42,8 +42,8 @@ struct State {
 const KEEP: usize = 16;
 
 impl Queue {
-    /// Queues one reference, if whoever knows what all before it weighed lets it in. If the receiver
-    /// waits, `wake` gets it, and has to see to it that it is woken.
+    /// Queues one reference if `lets_in` agrees, which is told what all before it weighed. If the
+    /// receiver waits, `wake` gets it, and has to see to it that it is woken.
     pub(crate) fn push(
         &self,
         delivery: &Delivery,

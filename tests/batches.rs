@@ -176,28 +176,31 @@ impl Drop for LooksBack {
     }
 }
 
-/// On threads of its own, which nobody waits for: one that waits for a lock that it has itself must
-/// not keep this test from its end.
-#[test]
-fn what_is_dropped_with_a_handler_may_use_the_connection() {
+/// A server on threads that nobody waits for in the end: one that hangs must not keep a test from
+/// its end, but fail it.
+async fn start_apart(
+    config: Config,
+    routes: impl FnOnce(Server) -> Server + Send + 'static,
+) -> TestServer {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let test = runtime.spawn(async {
-        let handler = |connection: Connection, _: Params| LooksBack(connection);
-        let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
-        let mut client = server.open("/").await;
-        client.send(ClientFrame::text("1")).await;
-        assert_eq!(client.expect_close().await, (4000, "by its destructor".to_owned()));
-        drop(client);
-        server.stop().await;
-    });
-    let ended = runtime.block_on(test);
-    runtime.shutdown_background();
-    ended.unwrap();
+    let runtime = Box::leak(Box::new(runtime));
+    runtime.spawn(TestServer::start_with(config, routes)).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_dropped_with_a_handler_may_use_the_connection() {
+    let handler = |connection: Connection, _: Params| LooksBack(connection);
+    let server = start_apart(Config::default(), move |s| s.route("/", handler)).await;
+    let mut client = server.open("/").await;
+    client.send(ClientFrame::text("1")).await;
+    assert_eq!(client.expect_close().await, (4000, "by its destructor".to_owned()));
+    drop(client);
+    server.stop().await;
 }
 
 /// The handler is in another thread here than the connection's task, which counts what others have
 /// sent.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn what_two_threads_write_is_all_counted() {
     const EACH: u64 = 40_000;
     async fn handler(mut connection: Connection, _: Params) {
@@ -207,18 +210,19 @@ async fn what_two_threads_write_is_all_counted() {
                 connection.send_text("a reply").await.unwrap();
                 sender.send("a delivery").unwrap();
             }
-            connection.recv().await
         };
         let thread = tokio::task::spawn_blocking(|| Handle::current().block_on(both));
-        assert_eq!(thread.await.unwrap(), None);
+        thread.await.unwrap();
     }
-    let server = TestServer::start_with(Config::default(), |s| s.route("/", handler)).await;
+    let config = Config { max_backlog: usize::MAX, ..Config::default() };
+    let server = start_apart(config, |s| s.route("/", handler)).await;
     let mut client = server.open("/").await;
     let mut replies = 0;
     for _ in 0..2 * EACH {
         replies += u64::from(client.read_frame().await == ServerFrame::text("a reply"));
     }
     assert_eq!(replies, EACH);
+    assert_eq!(client.expect_close().await.0, 1000);
     assert_eq!(server.hub.traffic().0.messages_out, 2 * EACH);
     drop(client);
     server.stop().await;

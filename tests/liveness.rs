@@ -58,7 +58,7 @@ async fn an_idle_connection_is_pinged_and_stays_while_it_answers() {
     server.stop().await;
 }
 
-/// A task that has used up its turn when the timer is set, as whoever has much to do does.
+/// A task that has used up its turn when its timer is set.
 #[tokio::test]
 async fn a_handler_that_is_busy_at_first_is_pinged_like_any_other() {
     async fn handler(mut connection: Connection, _: Params) {

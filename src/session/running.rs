@@ -52,7 +52,8 @@ impl Future for Running {
         let summons = this.summons.get_or_insert_with(|| {
             let summons = summons::waker(cx, peer);
             this.shared.lock().task = Some(summons.clone());
-            // A copy as well: two wakers are compared by where their functions stand, too.
+            // Both are copies: wakers are compared by where their functions stand, too, and those of
+            // an original may stand elsewhere.
             summons.clone()
         });
         let (mut handler, mut left) = (Poll::Pending, None);

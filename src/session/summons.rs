@@ -52,7 +52,7 @@ mod tests {
         let peer = Peer::new(ConnectionId::next(), Form::Bare, identity, Origin::default());
         let waker = Waker::from(Arc::clone(&task));
         let handler = super::waker(&Context::from_waker(&waker), &peer);
-        assert!(handler.will_wake(&handler.clone()));
+        assert!(handler.clone().will_wake(&handler.clone()));
         assert!(peer.take_summons());
         assert!(!peer.take_summons());
         waker.wake_by_ref();
