@@ -144,7 +144,7 @@ pub(crate) struct Peer {
 }
 
 /// Every connection has one. Who adds to it says here what that costs.
-const _: () = assert!(size_of::<Peer>() <= 208);
+const _: () = assert!(size_of::<Peer>() <= 192);
 
 impl Peer {
     pub(crate) fn new(
