@@ -97,10 +97,7 @@ impl Drop for Awaited {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering::Relaxed},
-        task::{Context, Wake},
-    };
+    use std::{sync::atomic::Ordering::Relaxed, task::Context};
 
     use super::*;
     use crate::{
@@ -108,20 +105,12 @@ mod tests {
         auth::Identity,
         frame::{Form, Message},
         peer::ConnectionId,
+        turns::tests::Wakes,
     };
-
-    #[derive(Default)]
-    struct Task(AtomicUsize);
-
-    impl Wake for Task {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Relaxed);
-        }
-    }
 
     #[test]
     fn who_waits_is_woken_though_the_fan_out_is_not_finished() {
-        let (task, budget) = (Arc::new(Task::default()), Budget::new(100, 1000));
+        let (task, budget) = (Arc::new(Wakes::default()), Budget::new(100, 1000));
         let (identity, origin) = (Identity::anonymous().into(), Origin::default());
         let peer = Peer::new(ConnectionId::next(), Form::Bare, identity, origin);
         for most in [1, AT_ONCE + 1] {

@@ -301,15 +301,7 @@ mod tests {
     use std::task::Context;
 
     use super::*;
-
-    #[derive(Default)]
-    struct Task(AtomicUsize);
-
-    impl Wake for Task {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Relaxed);
-        }
-    }
+    use crate::turns::tests::Wakes;
 
     fn peer() -> Arc<Peer> {
         let identity = Identity::anonymous().into();
@@ -348,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_timer_that_rings_wakes_the_task_once_and_says_that_it_was_the_timer() {
-        let (peer, task) = (peer(), Arc::new(Task::default()));
+        let (peer, task) = (peer(), Arc::new(Wakes::default()));
         let (timer, waker) = (Waker::from(Arc::clone(&peer)), Waker::from(Arc::clone(&task)));
         timer.wake_by_ref();
         assert!(peer.take_alarm() && !peer.take_alarm(), "nobody waits yet");

@@ -32,23 +32,16 @@ impl Wake for Summons {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::atomic::Ordering::SeqCst;
 
     use super::*;
-    use crate::{about::Origin, auth::Identity, frame::Form, peer::ConnectionId};
-
-    #[derive(Default)]
-    struct Task(AtomicUsize);
-
-    impl Wake for Task {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, SeqCst);
-        }
-    }
+    use crate::{
+        about::Origin, auth::Identity, frame::Form, peer::ConnectionId, turns::tests::Wakes,
+    };
 
     #[test]
     fn a_handler_is_due_at_first_and_then_whenever_it_is_woken() {
-        let (identity, task) = (Identity::anonymous().into(), Arc::new(Task::default()));
+        let (identity, task) = (Identity::anonymous().into(), Arc::new(Wakes::default()));
         let peer = Peer::new(ConnectionId::next(), Form::Bare, identity, Origin::default());
         let waker = Waker::from(Arc::clone(&task));
         let handler = super::waker(&Context::from_waker(&waker), &peer);
