@@ -15,10 +15,10 @@ from pathlib import Path
 
 ROOT = Path(sys.argv[1])
 
-# WAMP, the servers and the load tools: nothing that the fuzzing client needs.
+# WAMP and the servers: nothing that the fuzzing client and the mass connect need.
 NOT_NEEDED = [
-    "broadcast.py", "choosereactor.py", "echo.py", "interfaces.py", "massconnect.py", "report.pyc", "rinterfaces.py",
-    "serializer.py", "testdb.py", "testee.py", "testrun.py", "util.py", "wampcase", "wampfuzzing.py", "wamptestee.py",
+    "broadcast.py", "choosereactor.py", "echo.py", "interfaces.py", "report.pyc", "rinterfaces.py", "serializer.py",
+    "testdb.py", "testee.py", "testrun.py", "util.py", "wampcase", "wampfuzzing.py", "wamptestee.py",
     "wamptestserver.py", "wsperfcontrol.py", "wsperfmaster.py",
 ]
 
@@ -56,10 +56,18 @@ BOUNDARY = '''   def sendFrame(self, opcode, payload = b(''), fin = True, rsv = 
 WSTEST = '''import argparse, json, sys
 from twisted.internet import reactor
 from twisted.python import log
+def connect_masses(spec):
+    from . import massconnect
+    done = massconnect.startClient(spec)
+    done.addErrback(log.err)
+    done.addBoth(lambda _: reactor.stop())
+def fuzz(spec, debug):
+    from . import fuzzing
+    fuzzing.startClient(spec, debug)
 def run():
     a = argparse.ArgumentParser(prog="wstest")
-    a.add_argument("-m", "--mode", choices=["fuzzingclient"], required=True)
-    a.add_argument("-s", "--spec", default="fuzzingclient.json")
+    a.add_argument("-m", "--mode", choices=["fuzzingclient", "massconnect"], required=True)
+    a.add_argument("-s", "--spec")
     a.add_argument("-d", "--debug", action="store_true")
     o = a.parse_args()
     # errors inside Twisted callbacks must not pass silently
@@ -69,8 +77,11 @@ def run():
             errors.append(e)
             print(log.textFromEventDict(e), file=sys.stderr)
     log.startLoggingWithObserver(observe, setStdout=False)
-    from . import fuzzing
-    fuzzing.startClient(json.load(open(o.spec)), o.debug)
+    spec = json.load(open(o.spec or o.mode + ".json"))
+    if o.mode == "massconnect":
+        connect_masses(spec)
+    else:
+        fuzz(spec, o.debug)
     reactor.run()
     sys.exit(1 if errors else 0)
 '''
@@ -153,6 +164,16 @@ def port_fuzzing():
          ("   def onMessage(self, msg, binary):\n", BOUNDARY))
 
 
+def port_mass_connect():
+    """It closes all connections but the last, and then waits for ever: here it closes them all, and ends with them."""
+    connected, kept = "      self.factory.test.onConnected()\n", "      self.factory.test.protos.append(self)\n"
+    edit("massconnect.py",
+         (connected + kept, kept + connected),
+         ("time.clock()", "time.perf_counter()"),
+         ("      self.lost += 1\n",
+          "      self.lost += 1\n      if self.lost == self.actual == self.targetCnt:\n         self.d.callback(None)\n"))
+
+
 def port_the_rest():
     # The style sheet of the reports; what stands below it is for WAMP and wants jinja2.
     write("report.py", read("report.py").split("from zope.interface")[0].replace("import jinja2\n", ""))
@@ -165,4 +186,5 @@ port_syntax()
 write("py3.py", PY3)
 port_cases()
 port_fuzzing()
+port_mass_connect()
 port_the_rest()
