@@ -1,5 +1,6 @@
 """The servers that are compared, and how each comes here: from its registry, into target/compare."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -86,6 +87,19 @@ def fastwebsockets(here, work):
     return Peer("fastwebsockets", "fastwebsockets on hyper (Rust)", [str(work / "peers/release/fastwebsockets"), "PORT"], version=version)
 
 
+def uwebsockets(here, work):
+    """Built as its own build does it, from the source that a package of bindings brings along."""
+    metadata = say("cargo", "metadata", "--locked", "--all-features", "--format-version", "1", cwd=here / "peers")
+    package = next(package for package in json.loads(metadata)["packages"] if package["name"] == "libuwebsockets-sys")
+    source = Path(package["manifest_path"]).parent / "uWebSockets"
+    sockets, folder = source / "uSockets/src", work / "uwebsockets"
+    folder.mkdir(exist_ok=True)
+    flags = ["-O3", "-march=native", "-flto=auto", "-DLIBUS_NO_SSL", "-DUWS_NO_ZLIB", f"-I{sockets}", f"-I{source / 'src'}"]
+    say("cc", "-std=c11", *flags, "-c", *sockets.glob("*.c"), sockets / "eventing/epoll_kqueue.c", cwd=folder)
+    say("c++", "-std=c++20", *flags, "-o", "uwebsockets", here / "peers/uwebsockets.cpp", *folder.glob("*.o"), cwd=folder)
+    return Peer("uwebsockets", "uWebSockets (C++)", [str(folder / "uwebsockets"), "PORT"], version=f"20, of libuwebsockets-sys {package['version']}")
+
+
 def ws(here, work):
     folder = work / "node"
     folder.mkdir(exist_ok=True)
@@ -148,6 +162,7 @@ INSTALLERS = {
     "tokio": tokio_task,
     "tungstenite-least": tungstenite_least,
     "hubnerite": hubnerite,
+    "uwebsockets": uwebsockets,
     "tungstenite": tungstenite,
     "fastwebsockets": fastwebsockets,
     "nchan": nchan,
@@ -156,13 +171,10 @@ INSTALLERS = {
     "fastapi": fastapi,
 }
 
-# Of which there is no package in a registry that could be installed here.
-ABSENT = {"uWebSockets": "not measured: it is in none of the registries used here"}
-
 
 def install(here, work, only, against=None):
     """The peers that are to be had, and by name why the others are not."""
-    found, missing = [], dict(ABSENT)
+    found, missing = [], {}
     for name in only or INSTALLERS:
         print(f"installing {name}", file=sys.stderr)
         try:
