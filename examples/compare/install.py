@@ -32,7 +32,7 @@ class Peer:
             return bool(self.post)
         if mode.startswith("fanout"):
             return self.publishes
-        return self.echoes or not mode.startswith("echo")
+        return self.echoes or not mode.startswith(("echo", "rate", "churn"))
 
 
 def say(*command, **options):
@@ -138,13 +138,13 @@ def nchan(here, work):
     """nginx and its module from Debian's packages, unpacked here instead of installed: no service is started by it."""
     folder = work / "nginx"
     folder.mkdir(exist_ok=True)
-    if not (folder / "usr/sbin/nginx").exists():
+    module = folder / "usr/lib/nginx/modules/ngx_nchan_module.so"
+    if not ((folder / "usr/sbin/nginx").exists() and module.exists()):
         if not shutil.which("apt-get"):
             raise RuntimeError("apt-get is not here, and nchan comes from Debian's packages")
         say("apt-get", "download", "nginx", "libnginx-mod-nchan", cwd=folder)
         for package in folder.glob("*.deb"):
             say("dpkg-deb", "--extract", package, folder)
-    module = folder / "usr/lib/nginx/modules/ngx_nchan_module.so"
     # The module makes this directory whatever the configuration says: a relative path, as long, lies in this folder.
     module.write_bytes(module.read_bytes().replace(b"/var/lib/nginx/body", b"nchan-requests-body"))
     text = (here / "peers/nchan.conf").read_text()

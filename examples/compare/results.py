@@ -30,12 +30,12 @@ def pick(figures, mode, server, value):
 
 
 def spread(values):
-    """Half the distance between the quartiles, in percent of the median."""
+    """Half the distance between the quartiles, in percent of the median; nothing where there are no quartiles."""
     ordered, middle = sorted(values), median(values)
     if len(ordered) < 3 or not middle:
-        return 0.0
+        return ""
     quartile = len(ordered) // 4
-    return 50 * (ordered[-1 - quartile] - ordered[quartile]) / middle
+    return f" ±{50 * (ordered[-1 - quartile] - ordered[quartile]) / middle:.0f} %"
 
 
 def ratios(cell, base):
@@ -49,6 +49,11 @@ def cpu(figure):
 
 def rate(figure):
     return figure["per_second"]
+
+
+def is_ours_to_blame(figure):
+    """Whether the load generator's core was the busier one: then this is its limit."""
+    return figure["load_cores"] > max(0.9, figure["server_cores"])
 
 
 def idle_bytes(figure):
@@ -71,7 +76,9 @@ def cell_text(figures, mode, server, value, base):
     text = number(median(cell.values()))
     compared = ratios(cell, pick(figures, mode, base, value)) if base != server else []
     if compared:
-        text += f" ({number(median(compared))}x ±{spread(compared):.0f} %)"
+        text += f" ({number(median(compared))}x{spread(compared)})"
+    if value is rate and median(pick(figures, mode, server, is_ours_to_blame).values()):
+        text += " †"
     return text + (f", {len(failed)} failed" if failed else "")
 
 
@@ -88,7 +95,7 @@ def idle_table(figures, servers):
     for server in servers:
         each, base = (pick(figures, "idle", server.name, value) for value in (idle_bytes, base_bytes))
         if each:
-            lines.append(f"| {server.title} | {number(median(each.values()))} (±{spread(each.values()):.0f} %) | {median(base.values()) / 2**20:.1f} |")
+            lines.append(f"| {server.title} | {number(median(each.values()))}{spread(each.values())} | {median(base.values()) / 2**20:.1f} |")
     return [*lines, ""]
 
 
@@ -108,13 +115,29 @@ def echo_late_ms(figure):
     return figure["echo_latency_us"]["p99"] / 1000
 
 
-def publish_table(title, mode, figures, servers):
-    heads = ["server", "CPU time a publish, µs", "publishes a second", "deliveries a second", "p50, ms", "p99, ms", "echo beside, p99, ms"]
+def latest_ms(figure):
+    return figure["latency_us"]["p99.9"] / 1000
+
+
+PUBLISHES = {
+    "CPU time a publish, µs": cpu,
+    "publishes a second": publishes,
+    "deliveries a second": rate,
+    "p50, ms": middle_ms,
+    "p99, ms": late_ms,
+    "echo beside, p99, ms": echo_late_ms,
+}
+ECHOES = {"CPU time a message, µs": cpu, "p50, ms": middle_ms, "p99, ms": late_ms, "p99.9, ms": latest_ms}
+CONNECTIONS = {"CPU time a connection, µs": cpu, "connections a second": rate, "p50, ms": middle_ms, "p99, ms": late_ms}
+
+
+def mode_table(title, mode, figures, servers, columns):
+    """A mode with columns of its own, each with how many times hubnerite's that is."""
+    heads = ["server", *columns]
     lines = [f"### {title}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    values = [cpu, publishes, rate, middle_ms, late_ms, echo_late_ms]
     for server in servers:
         if server.takes(mode):
-            cells = [cell_text(figures, mode, server.name, value, OURS) for value in values]
+            cells = [cell_text(figures, mode, server.name, value, OURS) for value in columns.values()]
             lines.append(f"| {server.title} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
@@ -126,13 +149,14 @@ def processor():
 
 def markdown(modes, servers, missing, figures):
     rounds = 1 + max((figure["round"] for figure in figures), default=-1)
-    busy = {mode: text for mode, text in modes.items() if mode != "idle" and not mode.startswith("publish")}
+    busy = {mode: text for mode, text in modes.items() if mode.startswith(("echo", "fanout"))}
     names = {server.name for server in servers}
     lines = [
         "## Comparison",
         "",
-        f"{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} cores, Linux {platform.release()}; {rounds} rounds, servers in turn.",
+        f"{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} cores, Linux {platform.release()}; rounds: {rounds}, servers in turn.",
         "Medians over the rounds; in brackets the median of the ratio within each round, and half the distance between its quartiles.",
+        "† the load generator's core was busier than the server's: this is its limit. An empty cell: the server cannot do that.",
         "",
     ]
     if busy and LIMIT in names:
@@ -143,7 +167,11 @@ def markdown(modes, servers, missing, figures):
         lines += table(f"Messages or deliveries a second (and how many times {OURS})", figures, busy, servers, rate, OURS)
     for mode, text in modes.items():
         if mode.startswith("publish"):
-            lines += publish_table(f"{text}, while 1,000 clients echo", mode, figures, servers)
+            lines += mode_table(f"{text}, while 1,000 clients echo", mode, figures, servers, PUBLISHES)
+        elif mode.startswith("rate"):
+            lines += mode_table(text, mode, figures, servers, ECHOES)
+        elif mode in ("connect", "churn"):
+            lines += mode_table(text, mode, figures, servers, CONNECTIONS)
     if "idle" in modes:
         lines += idle_table(figures, servers)
     lines += ["Versions: " + "; ".join(f"{server.title} {server.version}".strip() for server in servers) + ".", ""]
@@ -178,7 +206,8 @@ def panel(title, rows, x, y):
 
 def picture(modes, servers, figures):
     panels = []
-    for mode, text in modes.items():
+    # Posts are not in it: nchan, as it is set up here, asks nobody who they are.
+    for mode, text in ((mode, text) for mode, text in modes.items() if not mode.startswith("publish")):
         value, unit = (idle_bytes, "bytes each") if mode == "idle" else (cpu, "µs of CPU each")
         cells = [(server.name, pick(figures, mode, server.name, value)) for server in servers]
         rows = [(name, max(0.0, median(cell.values()))) for name, cell in cells if cell]

@@ -39,6 +39,10 @@ class Server:
         self.peer, self.port, self.core, self.process = peer, port, core, None
 
     def start(self):
+        try:  # somebody else who listens there would be measured in its stead
+            socket.create_server(("127.0.0.1", self.port)).close()
+        except OSError as error:
+            raise RuntimeError(f"port {self.port}: {error.strerror}") from None
         self.log = WORK / f"{self.peer.name}.log"
         command = ["taskset", "-c", str(self.core), *(part.replace("PORT", str(self.port)) for part in self.peer.command)]
         environment = {**os.environ, **self.peer.environment}

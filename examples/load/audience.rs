@@ -73,6 +73,8 @@ pub(crate) struct Audience<'a> {
     halves: Vec<Vec<u8>>,
     /// Where in a message the last payload was found.
     hint: usize,
+    /// Whether deliveries are text: as the first one is, all have to be.
+    text: Option<bool>,
 }
 
 impl<'a> Audience<'a> {
@@ -93,6 +95,7 @@ impl<'a> Audience<'a> {
             received: vec![0; share * publishers],
             halves: vec![Vec::new(); share],
             hint: 0,
+            text: None,
         }
     }
 
@@ -145,14 +148,14 @@ impl<'a> Audience<'a> {
         recorder: &Recorder,
     ) -> Result<Option<Delivery>, Fault> {
         if piece.whole() {
-            return self.message(session, piece.bytes, recorder);
+            return self.message(session, piece.text, piece.bytes, recorder);
         }
         self.halves[session.index].extend_from_slice(piece.bytes);
         if !piece.last {
             return Ok(None);
         }
         let mut message = std::mem::take(&mut self.halves[session.index]);
-        let delivery = self.message(session, &message, recorder)?;
+        let delivery = self.message(session, piece.text, &message, recorder)?;
         message.clear();
         self.halves[session.index] = message;
         Ok(delivery)
@@ -163,6 +166,7 @@ impl<'a> Audience<'a> {
     fn message(
         &mut self,
         session: &Session,
+        text: bool,
         message: &[u8],
         recorder: &Recorder,
     ) -> Result<Option<Delivery>, Fault> {
@@ -179,7 +183,8 @@ impl<'a> Audience<'a> {
         let row = session.index * self.programme.payloads.len() + publisher;
         let end = (at + payload.bytes.len()).min(message.len());
         let whole = end - at == payload.bytes.len();
-        if !whole || !payload.agrees(&self.expected[row], 0, &message[at..end]) {
+        let retyped = *self.text.get_or_insert(text) != text;
+        if !whole || retyped || !payload.agrees(&self.expected[row], 0, &message[at..end]) {
             return Err(self.surprise(session, publisher, Some(row), message));
         }
         self.expected[row].count_up();

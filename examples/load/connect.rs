@@ -139,7 +139,7 @@ impl Mode for Coming {
         match self.manner(session.number) {
             Manner::HalfRequest => session.hang_up(),
             Manner::Opened => {
-                self.recorder.record(now - session.began);
+                self.recorder.record(session.began, now);
                 if self.closes { session.outbound.put_close(1000) } else { session.hang_up() }
             }
             Manner::Answered => session.outbound.allow(1),
@@ -173,7 +173,7 @@ impl Mode for Coming {
             end => return Err(Fault::Ended { connection: session.number, end }),
         }
         if manner != Manner::Opened {
-            self.recorder.record(session.began.elapsed());
+            self.recorder.record(session.began, Instant::now());
         }
         self.free.push(session.index);
         Ok(())

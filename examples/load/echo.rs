@@ -97,7 +97,7 @@ impl Mode for Echo {
         let Some(sequence) = self.ledger.check(session, piece)? else { return Ok(()) };
         #[allow(clippy::cast_possible_truncation, reason = "a remainder of a usize")]
         let slot = session.index * self.in_flight + (sequence % self.in_flight as u64) as usize;
-        self.recorder.record(now - self.sent[slot]);
+        self.recorder.record(self.sent[slot], now);
         if self.recorder.is_running() {
             self.sent[slot] = now;
             session.outbound.allow(1);

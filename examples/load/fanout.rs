@@ -117,7 +117,7 @@ impl<'a> Fanout<'a> {
         let board = &self.plan.board;
         let slot = board.slot(sequence);
         let sent = self.recorder.shared.origin + board.sent(publisher, slot);
-        self.recorder.record(now.saturating_duration_since(sent));
+        self.recorder.record(sent, now);
         let lacking = &mut self.lacking[publisher][slot];
         *lacking -= 1;
         if *lacking == 0 {

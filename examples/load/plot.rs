@@ -25,9 +25,13 @@ pub(crate) fn draw(report: &Report, file: &Path) -> Result<(), Fault> {
 fn paint(report: &Report, picture: &mut String) -> Result<(), Box<dyn Error>> {
     let area = SVGBackend::with_string(picture, SIZE).into_drawing_area();
     area.fill(&PAPER)?;
-    let (upper, lower) = area.split_vertically(SIZE.1 / 2);
-    throughput(report, &upper)?;
-    latency(report, &lower)?;
+    if report.count == 0 {
+        latency(report, &area)?;
+    } else {
+        let (upper, lower) = area.split_vertically(SIZE.1 / 2);
+        throughput(report, &upper)?;
+        latency(report, &lower)?;
+    }
     area.present()?;
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Mode `publish`: messages are posted by HTTP at fixed times, and every subscriber gets every one.
 //!
 //! Message n is due n / rate seconds after the start, whether or not the server keeps up, and publisher n modulo their
-//! number posts it: so each has an order, which is verified. One that has not been answered yet posts late, and that
-//! lateness is in the latency, which counts from when a message was due to each of its deliveries.
+//! number posts it: so each has an order, which is verified. One that has not been answered yet posts late, even when measuring is
+//! over, and that lateness is in the latency, which counts from when a message was due to each of its deliveries.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -117,6 +117,13 @@ impl Publish<'_> {
         Ok(())
     }
 
+    /// Whether a message falls into this run: with the draining it ends.
+    fn is_wanted(&self, publisher: usize, sequence: u64) -> bool {
+        let due = |start: Instant| start + self.plan.due(publisher, sequence);
+        let ends = self.plan.start.get().zip(self.recorder.drained_since);
+        ends.is_none_or(|(start, end)| due(*start) < end)
+    }
+
     /// Posts what is due where nothing is under way, and says how long nothing else will be due.
     fn post_due(&mut self, pool: &mut Pool) -> Result<Duration, Fault> {
         let start = *self.plan.start.get_or_init(Instant::now);
@@ -125,7 +132,7 @@ impl Publish<'_> {
             let Publisher { number, index, answered } = self.mine[place];
             let outbound = &mut pool.sessions[index].outbound;
             outbound.template = number;
-            if answered < outbound.allowed() {
+            if answered < outbound.allowed() || !self.is_wanted(number, outbound.allowed()) {
                 continue;
             }
             let wait = self.plan.due(number, outbound.allowed()).saturating_sub(start.elapsed());
@@ -139,8 +146,22 @@ impl Publish<'_> {
         Ok(pause(next))
     }
 
-    /// Goes on until every request is answered, and all subscribers of this thread have all messages.
-    fn drain(&self, pool: &Pool) -> Result<Option<Duration>, Fault> {
+    /// Goes on until everything that was due is posted and answered, and all subscribers of this thread have all messages.
+    fn drain(&mut self, pool: &mut Pool) -> Result<Option<Duration>, Fault> {
+        let patience = self.plan.common.patience;
+        self.post_due(pool)?;
+        let is_late = |publisher: &&Publisher| {
+            self.is_wanted(publisher.number, pool.sessions[publisher.index].outbound.allowed())
+        };
+        if self.mine.iter().find(is_late).is_some() {
+            if self.recorder.has_drained_for(patience) {
+                return Err(Fault::Stuck(format!(
+                    "messages that were due could not be posted in {} s: the server is that far behind",
+                    patience.as_secs()
+                )));
+            }
+            return Ok(Some(LOOK));
+        }
         let totals = &self.plan.totals;
         let mut missing = 0;
         for Publisher { number, index, answered } in &self.mine {
@@ -151,7 +172,6 @@ impl Publish<'_> {
         let undelivered =
             self.audience.missing(|publisher| totals[publisher].load(Ordering::Acquire));
         missing = undelivered.saturating_add(missing);
-        let patience = self.plan.common.patience;
         if missing > 0 && self.recorder.has_drained_for(patience) {
             return Err(Fault::Missing { missing, seconds: patience.as_secs() });
         }
@@ -179,7 +199,7 @@ impl Mode for Publish<'_> {
         let delivery = self.audience.check(session, piece, &self.recorder)?;
         if let Some(Delivery { publisher, sequence }) = delivery {
             let start = self.plan.start.get().copied().unwrap_or(now);
-            self.recorder.record_due(start + self.plan.due(publisher, sequence), now);
+            self.recorder.record(start + self.plan.due(publisher, sequence), now);
         }
         Ok(())
     }

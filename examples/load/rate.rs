@@ -108,7 +108,7 @@ impl Mode for Rate {
         let Some(sequence) = self.ledger.check(session, piece)? else { return Ok(()) };
         let number = sequence * self.connections + session.index as u64;
         let start = self.start.unwrap_or(now);
-        self.recorder.record_due(start + self.due(number), now);
+        self.recorder.record(start + self.due(number), now);
         Ok(())
     }
 

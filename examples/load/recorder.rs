@@ -74,21 +74,12 @@ impl Recorder {
         self.shared.ready.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a message, and its latency if it came while measuring.
+    /// Counts a message, and its latency if it was sent (or due) while measuring, whenever it came: the slowest come last.
     #[inline]
-    pub(crate) fn record(&mut self, latency: Duration) {
+    pub(crate) fn record(&mut self, sent: Instant, now: Instant) {
         self.count += 1;
-        if self.stage == Stage::Measure {
-            self.time(latency);
-        }
-    }
-
-    /// Counts a message, and its latency if it was due while measuring, whenever it came: the slowest come last.
-    #[inline]
-    pub(crate) fn record_due(&mut self, due: Instant, now: Instant) {
-        self.count += 1;
-        if self.since.is_some_and(|since| due >= since) {
-            self.time(now.saturating_duration_since(due));
+        if self.since.is_some_and(|since| sent >= since) {
+            self.time(now.saturating_duration_since(sent));
         }
     }
 

@@ -77,6 +77,8 @@ def main(binary, *flags):
         name = case.__name__
         more, less = (instructions(binary, case, count) for count in (2 * messages, messages))
         figures[name] = round((more - less) / messages)
+        if name not in expected and not flags:
+            raise SystemExit(f"{FIGURES} says nothing of {name}: --renew")
         change = figures[name] / expected.get(name, figures[name])
         failed += change > TOLERANCE
         print(f"{'FAILED' if change > TOLERANCE else 'ok'} {name}: {figures[name]:,} instructions a message, {change - 1:+.1%}")
