@@ -11,6 +11,9 @@ use crate::{auth::Rejection, config::Config, socket::Socket};
 /// The longest request target.
 const MAX_TARGET: usize = 2 << 10;
 
+/// The longest line that it stands in.
+const MAX_REQUEST_LINE: usize = MAX_TARGET + "GET  HTTP/1.1".len();
+
 /// What may come behind the head before it is answered.
 const MAX_EARLY: usize = 4 << 10;
 
@@ -74,7 +77,11 @@ struct Scan {
 impl Scan {
     /// How many of `bytes` belong to the head, once its end has come.
     fn advance(&mut self, bytes: &[u8], config: &Config) -> Result<Option<usize>, Rejection> {
-        for (index, &byte) in bytes.iter().enumerate() {
+        let mut seen = 0;
+        loop {
+            seen += self.pass_plain(&bytes[seen..], config);
+            let Some(&byte) = bytes.get(seen) else { return Ok(None) };
+            seen += 1;
             self.length += 1;
             if self.length > config.max_head_size {
                 return Err(too_large());
@@ -84,14 +91,31 @@ impl Scan {
                     return Err(bad("a carriage return without a line feed"));
                 }
                 if self.line_length == 0 && self.lines > 0 {
-                    return Ok(Some(index + 1));
+                    return Ok(Some(seen));
                 }
                 self.end_line(config)?;
             } else {
                 self.judge(byte)?;
             }
         }
-        Ok(None)
+    }
+
+    /// Passes over the bytes that are right wherever in a line they stand, as most are, and says how
+    /// many there were: it stops where a limit begins to matter.
+    fn pass_plain(&mut self, bytes: &[u8], config: &Config) -> usize {
+        if self.after_cr {
+            return 0;
+        }
+        let line = if self.lines == 0 { MAX_REQUEST_LINE } else { usize::MAX };
+        let room = (config.max_head_size - self.length).min(line - self.line_length);
+        let is_plain = |byte: &&u8| byte.is_ascii_graphic() && **byte != b':';
+        let count = bytes.iter().take(room).take_while(is_plain).count();
+        if let Some(last) = count.checked_sub(1) {
+            self.last = bytes[last];
+        }
+        self.length += count;
+        self.line_length += count;
+        count
     }
 
     fn end_line(&mut self, config: &Config) -> Result<(), Rejection> {
@@ -127,7 +151,7 @@ impl Scan {
         }
         self.line_length += 1;
         self.last = byte;
-        if self.lines == 0 && self.line_length > MAX_TARGET + "GET  HTTP/1.1".len() {
+        if self.lines == 0 && self.line_length > MAX_REQUEST_LINE {
             return Err(Rejection::new(414, "the request target is too long"));
         }
         Ok(())
@@ -186,33 +210,29 @@ fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
 
 /// One host, no body: nothing that a proxy before us could have understood in another way.
 pub(crate) fn check_framing(head: &[u8], line: &RequestLine<'_>) -> Result<(), Rejection> {
-    let fields = |wanted: &'static str| {
-        let lines = head.split(|byte| *byte == b'\n').skip(1);
-        let pairs = lines.filter_map(|field| {
-            let colon = field.iter().position(|byte| *byte == b':')?;
-            Some((&field[..colon], field[colon + 1..].trim_ascii()))
-        });
-        pairs
-            .filter(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes()))
-            .map(|(_, value)| value)
-    };
-    let mut hosts = fields("host");
-    match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return Err(bad("there must be one Host")),
-        (None, _) if line.needs_host => return Err(bad("there must be one Host")),
-        (Some(host), _) if line.authority.is_some_and(|named| named.as_bytes() != host) => {
-            return Err(bad("the target names another host than Host"));
+    let (mut host, mut length) = (None, None);
+    for field in head.split(|byte| *byte == b'\n').skip(1) {
+        let Some(colon) = field.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = (&field[..colon], field[colon + 1..].trim_ascii());
+        if name.eq_ignore_ascii_case(b"host") {
+            if host.replace(value).is_some() {
+                return Err(bad("there must be one Host"));
+            }
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            return Err(bad("Transfer-Encoding is not taken here"));
+        } else if name.eq_ignore_ascii_case(b"content-length")
+            && (value != b"0" || length.replace(value).is_some())
+        {
+            return Err(bad("a body is not taken here"));
         }
-        _ => {}
     }
-    if fields("transfer-encoding").next().is_some() {
-        return Err(bad("Transfer-Encoding is not taken here"));
+    match host {
+        None if line.needs_host => Err(bad("there must be one Host")),
+        Some(host) if line.authority.is_some_and(|named| named.as_bytes() != host) => {
+            Err(bad("the target names another host than Host"))
+        }
+        _ => Ok(()),
     }
-    let mut lengths = fields("content-length");
-    if lengths.next().is_some_and(|length| length != b"0") || lengths.next().is_some() {
-        return Err(bad("a body is not taken here"));
-    }
-    Ok(())
 }
 
 fn too_large() -> Rejection {
@@ -273,6 +293,30 @@ mod tests {
         assert_eq!(scan(long.as_bytes()), Err(431));
         assert_eq!(scan(b"GET / HTTP/1.1\r\na:\r\nb:\r\nc:\r\n\r\n"), Ok(Some(30)));
         assert_eq!(scan(b"GET / HTTP/1.1\r\na:\r\nb:\r\nc:\r\nd:\r\n\r\n"), Err(431));
+    }
+
+    #[test]
+    fn limits_hold_to_the_byte_however_the_head_is_cut() {
+        let status = |config: &Config, head: &[u8], cut: usize| {
+            let mut scan = Scan::default();
+            let mut parts = head.chunks(cut).map(|part| scan.advance(part, config));
+            let end = parts.find(|end| !matches!(end, Ok(None))).unwrap();
+            end.err().map(|refused| refused.status.as_u16())
+        };
+        let config = Config::default();
+        let head = |target: &str| format!("GET {target} HTTP/1.1\r\nX: y\r\n\r\n").into_bytes();
+        let (longest, longer) = (head(&"t".repeat(2048)), head(&"t".repeat(2049)));
+        for cut in [1, 7, 2000, 4096] {
+            assert_eq!(status(&config, &longest, cut), None);
+            assert_eq!(status(&config, &longer, cut), Some(414));
+        }
+        let head = head("/");
+        for cut in 1..=head.len() {
+            let mut config = Config { max_head_size: head.len(), ..Config::default() };
+            assert_eq!(status(&config, &head, cut), None);
+            config.max_head_size -= 1;
+            assert_eq!(status(&config, &head, cut), Some(431));
+        }
     }
 
     #[test]
