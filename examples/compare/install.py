@@ -97,7 +97,7 @@ def uwebsockets(here, work):
     flags = ["-O3", "-march=native", "-flto=auto", "-DLIBUS_NO_SSL", "-DUWS_NO_ZLIB", f"-I{sockets}", f"-I{source / 'src'}"]
     say("cc", "-std=c11", *flags, "-c", *sockets.glob("*.c"), sockets / "eventing/epoll_kqueue.c", cwd=folder)
     say("c++", "-std=c++20", *flags, "-o", "uwebsockets", here / "peers/uwebsockets.cpp", *folder.glob("*.o"), cwd=folder)
-    return Peer("uwebsockets", "uWebSockets (C++)", [str(folder / "uwebsockets"), "PORT"], version=f"20, of libuwebsockets-sys {package['version']}")
+    return Peer("uwebsockets", "uWebSockets (C++)", [str(folder / "uwebsockets"), "PORT"], version=f"of libuwebsockets-sys {package['version']}")
 
 
 def ws(here, work):

@@ -52,8 +52,8 @@ def rate(figure):
 
 
 def is_ours_to_blame(figure):
-    """Whether the load generator's core was the busier one: then this is its limit."""
-    return figure["load_cores"] > max(0.9, figure["server_cores"])
+    """Whether the load generator's core was full and the server's was not: then this is its limit."""
+    return figure["load_cores"] > 0.9 and figure["server_cores"] < 0.93
 
 
 def idle_bytes(figure):
@@ -77,7 +77,7 @@ def cell_text(figures, mode, server, value, base):
     compared = ratios(cell, pick(figures, mode, base, value)) if base != server else []
     if compared:
         text += f" ({number(median(compared))}x{spread(compared)})"
-    if value is rate and median(pick(figures, mode, server, is_ours_to_blame).values()):
+    if value is rate and median(pick(figures, mode, server, is_ours_to_blame).values()) > 0.5:
         text += " †"
     return text + (f", {len(failed)} failed" if failed else "")
 
@@ -156,7 +156,7 @@ def markdown(modes, servers, missing, figures):
         "",
         f"{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} cores, Linux {platform.release()}; rounds: {rounds}, servers in turn.",
         "Medians over the rounds; in brackets the median of the ratio within each round, and half the distance between its quartiles.",
-        "† the load generator's core was busier than the server's: this is its limit. An empty cell: the server cannot do that.",
+        "† the load generator's core was full, the server's was not: the server could do more. An empty cell: the server cannot do that.",
         "",
     ]
     if busy and LIMIT in names:
@@ -227,7 +227,10 @@ def picture(modes, servers, figures):
     return "\n".join([*parts, "</svg>", ""])
 
 
-def write(work, modes, servers, missing, figures):
-    (work / "results.json").write_text(json.dumps({"modes": modes, "missing": missing, "figures": figures}, indent=1) + "\n")
-    (work / "results.md").write_text(markdown(modes, servers, missing, figures))
-    (work / "results.svg").write_text(picture(modes, servers, figures))
+def write(stem, modes, servers, missing, figures):
+    """Into the files with these beginnings; and says what is in the one for people."""
+    text = markdown(modes, servers, missing, figures)
+    stem.with_suffix(".json").write_text(json.dumps({"modes": modes, "missing": missing, "figures": figures}, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(text)
+    stem.with_suffix(".svg").write_text(picture(modes, servers, figures))
+    return text

@@ -1,6 +1,7 @@
 """Servers that are measured: built, started on a core of their own, and stopped."""
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -11,6 +12,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 WORK = ROOT / "target" / "compare"
+
+
+# As many files as may be, for the servers that are started here too: not all of them ask for it.
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def seconds(text):

@@ -183,8 +183,14 @@ impl<'a> Audience<'a> {
         let row = session.index * self.programme.payloads.len() + publisher;
         let end = (at + payload.bytes.len()).min(message.len());
         let whole = end - at == payload.bytes.len();
-        let retyped = *self.text.get_or_insert(text) != text;
-        if !whole || retyped || !payload.agrees(&self.expected[row], 0, &message[at..end]) {
+        if *self.text.get_or_insert(text) != text {
+            return Err(Fault::Message {
+                connection: session.number,
+                expected: "one of the type of those before".to_owned(),
+                got: format!("one as {}", if text { "text" } else { "binary" }),
+            });
+        }
+        if !whole || !payload.agrees(&self.expected[row], 0, &message[at..end]) {
             return Err(self.surprise(session, publisher, Some(row), message));
         }
         self.expected[row].count_up();

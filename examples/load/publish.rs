@@ -23,6 +23,9 @@ use crate::run::{Measured, Outcome, Stage, conduct};
 use crate::session::{Mode, Session};
 use crate::target::Target;
 
+/// More messages than anybody posts.
+const UNKNOWN: u64 = u64::MAX;
+
 /// What does not change during a run, and what its threads tell each other.
 struct Plan {
     common: Common,
@@ -30,7 +33,7 @@ struct Plan {
     programme: Programme,
     /// When the first message is due.
     start: OnceLock<Instant>,
-    /// By publisher: how many messages it has posted in all; known at the end.
+    /// By publisher: how many messages it has posted in all; [`UNKNOWN`] until all that were due are.
     totals: Vec<AtomicU64>,
 }
 
@@ -64,7 +67,7 @@ pub(crate) fn run(common: &Common, options: &options::Publish) -> Result<Outcome
         options: options.clone(),
         programme,
         start: OnceLock::new(),
-        totals: (0..options.publishers).map(|_| AtomicU64::new(u64::MAX)).collect(),
+        totals: (0..options.publishers).map(|_| AtomicU64::new(UNKNOWN)).collect(),
     };
     let connections = (options.audience.subscribers + options.publishers) as usize;
     conduct(common, connections, |thread, shared| {
@@ -148,34 +151,32 @@ impl Publish<'_> {
 
     /// Goes on until everything that was due is posted and answered, and all subscribers of this thread have all messages.
     fn drain(&mut self, pool: &mut Pool) -> Result<Option<Duration>, Fault> {
-        let patience = self.plan.common.patience;
         self.post_due(pool)?;
-        let is_late = |publisher: &&Publisher| {
-            self.is_wanted(publisher.number, pool.sessions[publisher.index].outbound.allowed())
-        };
-        if self.mine.iter().find(is_late).is_some() {
-            if self.recorder.has_drained_for(patience) {
-                return Err(Fault::Stuck(format!(
-                    "messages that were due could not be posted in {} s: the server is that far behind",
-                    patience.as_secs()
-                )));
-            }
-            return Ok(Some(LOOK));
-        }
-        let totals = &self.plan.totals;
+        let (totals, patience) = (&self.plan.totals, self.plan.common.patience);
+        let total = |publisher: usize| totals[publisher].load(Ordering::Acquire);
         let mut missing = 0;
-        for Publisher { number, index, answered } in &self.mine {
-            let posted = pool.sessions[*index].outbound.allowed();
-            totals[*number].store(posted, Ordering::Release);
+        for &Publisher { number, index, answered } in &self.mine {
+            let posted = pool.sessions[index].outbound.allowed();
+            if !self.is_wanted(number, posted) {
+                totals[number].store(posted, Ordering::Release);
+            }
             missing += posted - answered;
         }
-        let undelivered =
-            self.audience.missing(|publisher| totals[publisher].load(Ordering::Acquire));
-        missing = undelivered.saturating_add(missing);
-        if missing > 0 && self.recorder.has_drained_for(patience) {
-            return Err(Fault::Missing { missing, seconds: patience.as_secs() });
+        let is_late = (0..totals.len()).any(|publisher| total(publisher) == UNKNOWN);
+        if !is_late {
+            missing += self.audience.missing(total);
         }
-        Ok((missing > 0).then_some(LOOK))
+        if !is_late && missing == 0 {
+            return Ok(None);
+        }
+        match self.recorder.has_drained_for(patience) {
+            false => Ok(Some(LOOK)),
+            true if is_late => Err(Fault::Stuck(format!(
+                "messages that were due could not be posted in {} s: the server is that far behind",
+                patience.as_secs()
+            ))),
+            true => Err(Fault::Missing { missing, seconds: patience.as_secs() }),
+        }
     }
 }
 

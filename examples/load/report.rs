@@ -151,8 +151,15 @@ impl Report {
         }
         if let Some(memory) = &self.memory {
             text.push_str(&memory.text(self.opened_in_seconds));
-        } else if self.count == 0 {
-            text.push_str("  server's memory  not measured: say its process with --pid\n");
+        }
+        if self.subject.mode == "idle" {
+            text.push_str(match &self.memory {
+                None => "  per connection   not measured: say the server's process with --pid\n",
+                Some(MemoryReport { bytes_per_connection: None, .. }) => {
+                    "  per connection   too few connections to say\n"
+                }
+                Some(_) => "",
+            });
         }
         text
     }
@@ -175,11 +182,10 @@ impl MemoryReport {
             "{before} before, {open} with all connections (opened in {opened:.2} s), {end} at the end"
         );
         let mut text = format!("  {:<16} {all}\n", "server's memory");
-        let each = self.bytes_per_connection.map_or_else(
-            || format!("not told with fewer than {FEW} connections"),
-            |bytes| format!("{} bytes of user space", grouped(bytes)),
-        );
-        let _ = writeln!(text, "  {:<16} {each}", "per connection");
+        if let Some(bytes) = self.bytes_per_connection {
+            let _ =
+                writeln!(text, "  {:<16} {} bytes of user space", "per connection", grouped(bytes));
+        }
         text
     }
 }

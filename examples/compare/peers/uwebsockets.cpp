@@ -1,4 +1,4 @@
-/* uWebSockets, with the settings of its own echo example, but without compression (no other peer compresses here).
+/* uWebSockets, with the bounds of its own echo example, but without compression (no other peer compresses here).
  *
  *   uwebsockets PORT      /echo: every message comes back; /pub: what is said there is published to all on /sub
  */
