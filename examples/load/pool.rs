@@ -1,7 +1,7 @@
 //! The connections of one thread and the loop that waits for them.
 //!
-//! Sockets are edge-triggered: a read that does not
-//! fill the buffer has emptied the socket (epoll(7), question 9), so that one message costs one wait, one read and one write.
+//! Sockets are edge-triggered: a read that does not fill the buffer has emptied the socket (epoll(7), question 9), so that one
+//! message costs one wait, one read and one write. Unless its end has come with the same event: nothing tells of that again.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -108,7 +108,8 @@ impl Pool {
                 _ => {}
             }
             for event in events.iter().filter(|event| event.token() != WAKE) {
-                self.serve(event.token().0, event.is_readable() || event.is_error(), mode)?;
+                let ends = event.is_read_closed() || event.is_error();
+                self.serve(event.token().0, event.is_readable() || ends, ends, mode)?;
             }
         }
         Ok(())
@@ -134,7 +135,13 @@ impl Pool {
     }
 
     /// Handles one event of one connection.
-    fn serve(&mut self, index: usize, readable: bool, mode: &mut impl Mode) -> Result<(), Fault> {
+    fn serve(
+        &mut self,
+        index: usize,
+        readable: bool,
+        ends: bool,
+        mode: &mut impl Mode,
+    ) -> Result<(), Fault> {
         let session = &mut self.sessions[index];
         let Some(stream) = &mut session.stream else { return Ok(()) };
         if session.phase == Phase::Connecting {
@@ -148,7 +155,7 @@ impl Pool {
                 Ok(Some(error)) | Err(error) => return self.end(index, End::Broken(error), mode),
             }
         }
-        let end = if readable { self.read(index, mode)? } else { None };
+        let end = if readable { self.read(index, ends, mode)? } else { None };
         if self.sessions[index].outbound.is_pending() {
             // A close frame or a reset that has come says more than the write that it made fail.
             if let (Err(error), None) = (self.write(index), &end) {
@@ -162,8 +169,13 @@ impl Pool {
         }
     }
 
-    /// Reads until the socket is empty.
-    fn read(&mut self, index: usize, mode: &mut impl Mode) -> Result<Option<End>, Fault> {
+    /// Reads until the socket is empty, or to its end.
+    fn read(
+        &mut self,
+        index: usize,
+        ends: bool,
+        mode: &mut impl Mode,
+    ) -> Result<Option<End>, Fault> {
         let session = &mut self.sessions[index];
         loop {
             let Some(stream) = &mut session.stream else { return Ok(None) };
@@ -179,7 +191,7 @@ impl Pool {
             if !was_open && session.phase == Phase::Open {
                 self.opening -= 1;
             }
-            if end.is_some() || count < self.inbox.len() {
+            if end.is_some() || (count < self.inbox.len() && !ends) {
                 return Ok(end);
             }
         }

@@ -201,8 +201,8 @@ static int handle(struct connection *connection, unsigned char *data, size_t len
     return closes;
 }
 
-/* Reads until the socket is empty; non-zero when the connection is over. */
-static int serve(struct connection *connection) {
+/* Reads until the socket is empty, or to its end if that has come with the same event; non-zero when the connection is over. */
+static int serve(struct connection *connection, int has_ended) {
     for (;;) {
         struct bytes *in = &connection->in;
         unsigned char *data = scratch;
@@ -230,7 +230,7 @@ static int serve(struct connection *connection) {
         } else {
             append(in, scratch + used, total - used);
         }
-        if (!full) return 0;
+        if (!full && !has_ended) return 0;
     }
 }
 
@@ -253,7 +253,8 @@ int main(int count, char **arguments) {
             struct connection *connection = events[i].data.ptr;
             if (connection) {
                 if (connection->out.length) put_rest(connection);
-                if ((events[i].events & ~EPOLLOUT) && serve(connection)) drop(connection);
+                int has_ended = events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR);
+                if ((events[i].events & ~EPOLLOUT) && serve(connection, has_ended)) drop(connection);
                 continue;
             }
             int socket;
