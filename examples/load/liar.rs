@@ -1,13 +1,14 @@
 //! Servers that lose, double, swap or alter one message, and whether that is noticed: the test of what every figure rests on.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use socket2::SockRef;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, accept};
 
@@ -26,6 +27,8 @@ enum Lie {
     Alters,
     /// Sends it as binary.
     Retypes,
+    /// Sends it, and then nothing any more: that and the end of the stream come at once.
+    Leaves,
     /// None, but each post takes as long as this.
     Slow(Duration),
 }
@@ -106,8 +109,16 @@ impl Server {
             if head == *b"GET /pub" {
                 self.publish(&message, &mut kept);
             } else {
+                let leaves = self.lie == Lie::Leaves && self.count.load(Ordering::SeqCst) == WHICH;
+                // Then both are in one segment.
+                SockRef::from(writer.get_ref()).set_tcp_cork(leaves).expect("an open socket");
                 for message in self.tell(message, &mut kept) {
                     let _ = writer.send(message);
+                }
+                if leaves {
+                    writer.get_ref().shutdown(Shutdown::Write).expect("an open stream");
+                    while socket.read().is_ok() {}
+                    return;
                 }
             }
         }
@@ -209,6 +220,14 @@ fn fanout_on_two_threads_notices_every_lie() {
 fn publish_notices_every_lie() {
     let flags = "--preset paths --subscribers 3 --publishers 2 --rate 500 --post POST";
     every_lie_is_noticed("publish", flags);
+}
+
+/// The end of a stream that comes with its last bytes is not told again: whoever overlooks it waits for an answer.
+#[test]
+fn an_end_that_comes_with_the_last_bytes_is_noticed() {
+    let (_, port) = start(Lie::Leaves);
+    let result = load(port, "echo", "--connections 1");
+    assert!(matches!(result, Err(Fault::Ended { .. })), "{result:?}");
 }
 
 /// A server that takes half of the posts that are due gets the others late, and all are timed.
