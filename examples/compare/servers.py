@@ -1,5 +1,6 @@
 """Servers that are measured: built, started on a core of their own, and stopped."""
 
+import json
 import os
 import resource
 import shutil
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -86,3 +88,17 @@ class Server:
 def load(options):
     """The load generator, on its core."""
     return ["taskset", "-c", str(options.load_core), str(WORK / "load")]
+
+
+def measure(server, options, *words, duration):
+    """What one run of the load generator has measured."""
+    out = ["--pid", str(server.process.pid), "--json", str(WORK / "last.json"), "--quiet", "--duration", f"{duration}s"]
+    subprocess.run([*load(options), *words, *out], stdout=subprocess.DEVNULL, check=True, timeout=300)
+    return json.loads((WORK / "last.json").read_text())
+
+
+def metrics(server):
+    """What a hubnerite says of itself: its metrics by name and labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:1{server.port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, value in (line.split() for line in lines if not line.startswith("#"))}
